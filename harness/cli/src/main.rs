@@ -1,0 +1,3 @@
+//! The kgate binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Outcomes and samples of two kernels to comparisons and a verdict.

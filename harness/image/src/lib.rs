@@ -1,0 +1,1 @@
+//! Guest images: recipes of Debian packages to a squashfs root, without root.

@@ -1,0 +1,1 @@
+//! Kernel references to kernels: packages, directories, build trees, images, modules.

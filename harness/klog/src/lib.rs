@@ -1,0 +1,1 @@
+//! Console bytes to findings: one rule table, one streaming parser.

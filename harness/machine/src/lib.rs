@@ -1,0 +1,1 @@
+//! The machine boundary: pools, machines, the console monitor, host processes.

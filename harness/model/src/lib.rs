@@ -1,0 +1,1 @@
+//! The vocabulary of kgate as types: kernels, plans, outcomes, samples, the run record, wire messages.

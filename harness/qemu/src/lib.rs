@@ -1,0 +1,1 @@
+//! Guests: QEMU arguments, QMP, acceleration.

@@ -1,0 +1,1 @@
+//! JUnit, JSON, Markdown and terminal reports of a run.

@@ -1,0 +1,1 @@
+//! Plan to interleaved boots and trials to events.

@@ -1,0 +1,1 @@
+//! For tests: scripted machines, real kernels, redaction.

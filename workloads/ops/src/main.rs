@@ -1,0 +1,3 @@
+//! In-guest measuring programs: one static multi-call binary.
+
+fn main() {}
