@@ -1,0 +1,135 @@
+//! What a run intends to do: every boot and every trial, listed before anything starts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::KernelRecord;
+use crate::outcome::{Outcome, Role};
+
+/// Version of the plan's and the journal's format.
+pub const FORMAT: u32 = 1;
+
+/// The kind of a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One kernel subsystem by itself.
+    Subsystem,
+    /// Several subsystems, as production uses them.
+    Integration,
+    /// Measured numbers.
+    Performance,
+}
+
+impl Kind {
+    /// All, in the order of reports.
+    pub const ALL: [Self; 3] = [Self::Subsystem, Self::Integration, Self::Performance];
+
+    /// The word used in ids, files and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Subsystem => "subsystem",
+            Self::Integration => "integration",
+            Self::Performance => "performance",
+        }
+    }
+}
+
+/// What a machine must look like for a boot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineShape {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// CPU model as the machine's backend names it; the backend's default when `None`.
+    pub cpu_model: Option<String>,
+    /// Added to the kernel's command line.
+    pub kernel_args: Vec<String>,
+    /// A NIC with user-mode networking is attached.
+    pub network: bool,
+}
+
+impl Default for MachineShape {
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            memory: 512 << 20,
+            cpu_model: None,
+            kernel_args: Vec::new(),
+            network: false,
+        }
+    }
+}
+
+/// A boot of the plan: one start of one kernel on one machine, and the trials to run in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedBoot {
+    /// Unique in the plan and the same whenever the same inputs are planned again, such as
+    /// `candidate-2-edge`.
+    pub id: String,
+    /// Which kernel.
+    pub role: Role,
+    /// Replicate, from 1. The boots of one number belong together: same trials, both roles.
+    pub number: u32,
+    /// Image of the guest: `base` or a recipe's name.
+    pub image: String,
+    /// The machine.
+    pub shape: MachineShape,
+    /// No other boot may run beside it: it measures time.
+    pub exclusive: bool,
+    /// Partition that runs it, from 1; 1 of 1 when the plan isn't cut.
+    pub partition: u32,
+    /// What to run, in order.
+    pub trials: Vec<PlannedTrial>,
+}
+
+/// A trial of the plan: one scenario in one boot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedTrial {
+    /// Unique in the plan, such as `integration/nat-conntrack@candidate-2-edge`.
+    pub id: String,
+    /// The scenario's id.
+    pub scenario: String,
+    /// The scenario's kind.
+    pub kind: Kind,
+    /// Known without running it: a requirement that this kernel doesn't meet.
+    pub decided: Option<Outcome>,
+}
+
+/// Everything that a run intends to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`FORMAT`] of the program that wrote it.
+    pub format: u32,
+    /// Version of the program that wrote it.
+    pub kgate: String,
+    /// Name of the workload.
+    pub workload: String,
+    /// The kernel now in production.
+    pub baseline: KernelRecord,
+    /// The kernel that should replace it.
+    pub candidate: KernelRecord,
+    /// Partitions that the plan is cut into.
+    pub partitions: u32,
+    /// The boots, in the order in which they are to start: roles interleaved.
+    pub boots: Vec<PlannedBoot>,
+}
+
+impl Plan {
+    /// The kernel of a role.
+    pub const fn kernel(&self, role: Role) -> &KernelRecord {
+        match role {
+            Role::Baseline => &self.baseline,
+            Role::Candidate => &self.candidate,
+        }
+    }
+
+    /// Every trial with its boot, in the order of the plan.
+    pub fn trials(&self) -> impl Iterator<Item = (&PlannedBoot, &PlannedTrial)> {
+        self.boots.iter().flat_map(|boot| boot.trials.iter().map(move |trial| (boot, trial)))
+    }
+}
