@@ -1,1 +1,33 @@
-//! YAML to validated scenarios, workloads and gate policies.
+//! YAML to validated scenarios, workloads, gate policies and waivers.
+//!
+//! Nothing here reads a file: callers pass pairs of path and text, and get either validated values
+//! or [`Mistakes`], each with its line, column and source excerpt.
+
+pub mod ops;
+
+mod glob;
+mod library;
+mod mistake;
+mod pattern;
+mod policy;
+mod quantity;
+mod scenario;
+mod waiver;
+mod workload;
+
+pub use glob::Glob;
+pub use kgate_model::plan::Kind;
+pub use kgate_model::sample::Better;
+pub use library::{Library, Selected};
+pub use mistake::{Mistake, Mistakes};
+pub use pattern::Pattern;
+pub use policy::{
+    FindingAction, MetricRule, PerformanceLimits, Policy, Reaction, SizeLimit, SizeLimits, Timeouts,
+};
+pub use quantity::{Percent, Unit};
+pub use scenario::{
+    Action, ConfigRequirement, ExitExpectation, Expect, FileExpectation, Limits, Measure,
+    MetricSpec, Probe, Ready, Requires, ResultFormat, Scenario, ScenarioId, Step,
+};
+pub use waiver::{Waiver, WaiverScope, Waivers};
+pub use workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};
