@@ -11,6 +11,10 @@
 //! assert!(findings[0].panicked);
 //! ```
 
+mod line;
 mod parser;
+mod report;
+mod rules;
+mod table;
 
 pub use parser::{Parser, Pending, Source, parse};

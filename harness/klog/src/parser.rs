@@ -2,13 +2,24 @@
 
 use kgate_model::finding::{Finding, FindingKind, Severity};
 
+use crate::line;
+use crate::report::{Next, Report};
+use crate::table::TABLE;
+
+/// A line is looked at in pieces of this many bytes; no kernel line is as long.
+const MAX_LINE: usize = 8 << 10;
+
+/// So much is taken into the buffer at once.
+const CHUNK: usize = 64 << 10;
+
 /// Where the bytes come from, and so how kernel lines are told from everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A serial console, or text saved from one: firmware, boot loader, kernel and user space
-    /// write to it.
+    /// write to it. Once a line with the kernel's time stamp was seen, only such lines count.
     Console,
-    /// Records of `/dev/kmsg` as read: `level,seq,usec,flags;text`, continuation lines indented.
+    /// Records of `/dev/kmsg` as read: `level,sequence,microseconds,flags;text`. What user space
+    /// wrote there does not count.
     Kmsg,
 }
 
@@ -32,15 +43,28 @@ pub struct Pending {
 #[derive(Debug)]
 pub struct Parser {
     source: Source,
-    line: Vec<u8>,
+    /// Bytes not looked at yet: less than a line between calls.
+    buffer: Vec<u8>,
+    /// Offset in the log of the buffer's first byte.
     offset: u64,
-    open: Option<Finding>,
+    /// Whether the last piece looked at had no line end.
+    inside_line: bool,
+    /// Whether a line with the kernel's time stamp was seen.
+    stamped: bool,
+    open: Option<Report>,
 }
 
 impl Parser {
     /// A parser at the start of a log.
     pub fn new(source: Source) -> Self {
-        Self { source, line: Vec::new(), offset: 0, open: None }
+        Self {
+            source,
+            buffer: Vec::new(),
+            offset: 0,
+            inside_line: false,
+            stamped: false,
+            open: None,
+        }
     }
 
     /// Takes the next bytes of the log and returns the findings that they complete.
@@ -49,11 +73,13 @@ impl Parser {
     /// come; [`pending`](Self::pending) tells of it before that.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Finding> {
         let mut found = Vec::new();
-        for part in bytes.split_inclusive(|&b| b == b'\n') {
-            self.line.extend_from_slice(part);
-            if part.ends_with(b"\n") {
-                found.extend(self.end_line());
-            }
+        for part in bytes.chunks(CHUNK) {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.extend_from_slice(part);
+            let used = self.scan(&buffer, &mut found);
+            buffer.drain(..used);
+            self.offset += used as u64;
+            self.buffer = buffer;
         }
         found
     }
@@ -61,36 +87,73 @@ impl Parser {
     /// Ends an unfinished last line and report: at the end of the log, or when a live console has
     /// been quiet for long enough. More bytes may be pushed afterwards.
     pub fn finish(&mut self) -> Vec<Finding> {
-        let mut found: Vec<_> = self.end_line().into_iter().collect();
-        found.extend(self.open.take());
+        let mut found = Vec::new();
+        let buffer = std::mem::take(&mut self.buffer);
+        if !buffer.is_empty() {
+            self.piece(&buffer, self.offset, &mut found);
+            self.offset += buffer.len() as u64;
+        }
+        self.inside_line = false;
+        found.extend(self.open.take().map(Report::into_finding));
         found
     }
 
     /// The report that has begun and not ended; for those who watch a live console and cannot
     /// wait for its end.
     pub fn pending(&self) -> Option<Pending> {
-        let Finding { kind, severity, start, panicked, .. } = *self.open.as_ref()?;
-        Some(Pending { kind, severity, start, panicked })
+        self.open.as_ref().map(Report::pending)
     }
 
-    fn end_line(&mut self) -> Option<Finding> {
-        let start = self.offset;
-        self.offset += self.line.len() as u64;
-        let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
-        let (_, message) = line.split_once("Kernel panic - not syncing: ")?;
-        debug_assert!(matches!(self.source, Source::Console | Source::Kmsg));
-        let title = format!("kernel panic: {}", message.trim_end());
-        self.open.replace(Finding {
-            kind: FindingKind::Panic,
-            severity: Severity::Fatal,
-            signature: title.clone(),
-            title,
-            function: None,
-            start,
-            end: self.offset,
-            panicked: true,
-            excerpt: line,
-        })
+    /// Looks at the complete lines of `buffer` and returns how many bytes they are.
+    fn scan(&mut self, buffer: &[u8], found: &mut Vec<Finding>) -> usize {
+        let mut at = 0;
+        loop {
+            if self.open.is_none() && self.stamped && !self.inside_line {
+                at += skip_healthy(&buffer[at..]);
+            }
+            let rest = &buffer[at..];
+            let len = match memchr::memchr(b'\n', &rest[..rest.len().min(MAX_LINE)]) {
+                Some(end) => end + 1,
+                None if rest.len() >= MAX_LINE => MAX_LINE,
+                None => return at,
+            };
+            self.piece(&rest[..len], self.offset + at as u64, found);
+            at += len;
+        }
+    }
+
+    /// Looks at one line, or at one piece of a line that is too long.
+    fn piece(&mut self, raw: &[u8], start: u64, found: &mut Vec<Finding>) {
+        let continues = std::mem::replace(&mut self.inside_line, !raw.ends_with(b"\n"));
+        if continues {
+            return;
+        }
+        let line = line::split(self.source, raw);
+        self.stamped |= line.stamped;
+        if line.foreign || (self.stamped && !line.stamped) {
+            return;
+        }
+        let end = start + raw.len() as u64;
+        let header = TABLE.header(&line.message);
+        let next = match &mut self.open {
+            Some(report) => report.line(&line, header.as_ref(), end),
+            None => Next::Other,
+        };
+        if next != Next::Continues {
+            found.extend(self.open.take().map(Report::into_finding));
+        }
+        if next == Next::Other {
+            self.open = header.map(|header| Report::new(&header, &line, start, end));
+        }
+    }
+}
+
+/// Length of the complete lines at the start of `buffer` that no rule can match.
+fn skip_healthy(buffer: &[u8]) -> usize {
+    let Some(last) = memchr::memrchr(b'\n', buffer) else { return 0 };
+    match TABLE.literals.find(&buffer[..=last]) {
+        Some(hit) => memchr::memrchr(b'\n', &buffer[..hit.start()]).map_or(0, |end| end + 1),
+        None => last + 1,
     }
 }
 
