@@ -1,3 +1,32 @@
-//! Repository checks and chores.
+//! Repository checks and chores: `cargo xtask NAME`.
 
-fn main() {}
+use std::path::Path;
+use std::process::ExitCode;
+
+mod tidy;
+
+const USAGE: &str = "\
+usage: cargo xtask tidy    checks the architecture invariants and the house rules
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    // Cargo sets it to this crate's directory, one below the root.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["tidy"] => tidy::main(&root),
+        ["help" | "--help" | "-h"] => {
+            print(USAGE);
+            ExitCode::SUCCESS
+        }
+        _ => {
+            print(USAGE);
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a developer's tool")]
+fn print(text: &str) {
+    print!("{text}");
+}
