@@ -99,6 +99,25 @@ pub enum KernelError {
         /// What to do next, with its separator; may be empty.
         advice: String,
     },
+    /// The package has to be given together with others.
+    #[error("{}: holds only a part of a kernel: give {} with it, joined with +", path.display(), list(parts))]
+    PartOfAKernel {
+        /// The first package.
+        path: PathBuf,
+        /// The packages that hold the rest.
+        parts: Vec<String>,
+    },
+    /// The kernel that this machine runs has no image on it, as in a container.
+    #[error("the running kernel {release} has no image at {} or {}: \
+        in a container or a VM with its kernel outside; give its package instead",
+        root.join("boot").join(format!("vmlinuz-{release}")).display(),
+        root.join("lib/modules").join(release).join("vmlinuz").display())]
+    NotInstalled {
+        /// Its release.
+        release: String,
+        /// The root directory.
+        root: PathBuf,
+    },
     /// There are several kernels and nothing says which one is meant.
     #[error("{}: holds {} kernels ({}); choose one with {},release=RELEASE",
         path.display(), releases.len(), releases.join(", "), path.display())]

@@ -1,0 +1,250 @@
+//! Unpacking kernel packages into the cache: only the files that make up a kernel, never a link or
+//! a device, never outside the target, and never half.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Component, Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::compress::{self, Format};
+use crate::error::KernelError;
+use crate::modules::Modules;
+use crate::{deb, locate, rpm};
+
+/// More than any kernel with its modules and their debug information.
+const MAX_UNPACKED: u64 = 8 << 30;
+const MAX_ENTRIES: usize = 200_000;
+/// Names in a package are at most as long as a path may be.
+pub(crate) const MAX_NAME: u64 = 4096;
+
+/// What a package says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PackageInfo {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) depends: Vec<Dependency>,
+}
+
+/// A package that another one needs, in exactly this version where it says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dependency {
+    pub(crate) name: String,
+    pub(crate) version: Option<String>,
+}
+
+impl Dependency {
+    /// Whether the package holds a part of the kernel: its image or its modules.
+    pub(crate) fn is_kernel_part(&self) -> bool {
+        const PARTS: &[&str] = &["linux-image-", "linux-modules-", "linux-binary-", "linux-base-"];
+        let debian = PARTS.iter().any(|part| {
+            self.name
+                .strip_prefix(part)
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        });
+        debian || self.name.starts_with("kernel-modules") || self.name.starts_with("kernel-core")
+    }
+}
+
+/// Reads what the package at `path` says of itself.
+pub(crate) fn info(path: &Path) -> Result<PackageInfo, KernelError> {
+    match is_rpm(path) {
+        true => rpm::info(path),
+        false => deb::info(path),
+    }
+}
+
+fn is_rpm(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rpm")
+}
+
+/// The directory in `cache` that holds the unpacked `packages`, each given with its SHA-256. What
+/// is there was unpacked completely.
+pub(crate) fn unpacked(
+    cache: &Path,
+    packages: &[(PathBuf, String)],
+) -> Result<PathBuf, KernelError> {
+    let digest = match packages {
+        [(_, digest)] => digest.clone(),
+        several => {
+            let all: String = several.iter().map(|(_, digest)| digest.as_str()).collect();
+            locate::hex(&Sha256::digest(all))
+        }
+    };
+    let kernels = cache.join("kernels");
+    let target = kernels.join(digest);
+    if target.is_dir() {
+        return Ok(target);
+    }
+    let _lock = lock(&kernels)?;
+    if target.is_dir() {
+        return Ok(target);
+    }
+    let dir = temporary(&kernels)?;
+    let mut tree = Tree::new(dir.path());
+    for (path, _) in packages {
+        tree.package = path.clone();
+        match is_rpm(path) {
+            true => rpm::unpack(path, &mut tree)?,
+            false => deb::unpack(path, &mut tree)?,
+        }
+    }
+    write_aliases(dir.path())?;
+    let dir = dir.keep();
+    fs::rename(&dir, &target).map_err(|e| KernelError::io("write", &target, e))?;
+    Ok(target)
+}
+
+const TEMPORARY: &str = ".unfinished-";
+
+/// A directory for work that is renamed when it is done. The caller holds the lock.
+pub(crate) fn temporary(dir: &Path) -> Result<tempfile::TempDir, KernelError> {
+    // Whoever left these was killed: they held the lock that we hold now.
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .tempdir_in(dir)
+        .map_err(|e| KernelError::io("write", dir, e))
+}
+
+/// Makes `dir` and waits for the lock on it, which is released with the file.
+pub(crate) fn lock(dir: &Path) -> Result<File, KernelError> {
+    let io = |e| KernelError::io("write", dir, e);
+    fs::create_dir_all(dir).map_err(io)?;
+    let file = File::create(dir.join(".lock")).map_err(io)?;
+    file.lock().map_err(io)?;
+    Ok(file)
+}
+
+/// Packages come without the `modules.alias` that depmod makes when they are installed. Only the
+/// plain names are of use here, and only soft dependencies ask for them.
+fn write_aliases(root: &Path) -> Result<(), KernelError> {
+    for entry in fs::read_dir(root.join("lib/modules")).into_iter().flatten().flatten() {
+        let (dir, release) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        let file = dir.join("modules.alias");
+        if file.exists() {
+            continue;
+        }
+        let modules = Modules::open(&dir, root, &release, None)?;
+        let lines: String = modules
+            .scan_aliases()
+            .into_iter()
+            .map(|(alias, module)| format!("alias {alias} {module}\n"))
+            .collect();
+        fs::write(&file, lines).map_err(|e| KernelError::io("write", &file, e))?;
+    }
+    Ok(())
+}
+
+/// The unpacked files of a kernel.
+pub(crate) struct Tree {
+    root: PathBuf,
+    package: PathBuf,
+    entries: usize,
+    bytes: u64,
+}
+
+impl Tree {
+    fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), package: PathBuf::new(), entries: 0, bytes: 0 }
+    }
+
+    /// Where the file `name` of the package belongs; `None` when no kernel needs it.
+    pub(crate) fn place(&mut self, name: &[u8]) -> Result<Option<PathBuf>, KernelError> {
+        self.entries += 1;
+        if self.entries > MAX_ENTRIES {
+            return Err(self.refuse(format!("it has more than {MAX_ENTRIES} files")));
+        }
+        let Ok(name) = std::str::from_utf8(name) else { return Ok(None) };
+        let mut parts = Vec::new();
+        for component in Path::new(name).components() {
+            match component {
+                Component::Normal(part) => parts.extend(part.to_str()),
+                Component::ParentDir => {
+                    return Err(
+                        self.refuse(format!("its file {name:?} would be put outside of it"))
+                    );
+                }
+                Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+            }
+        }
+        let parts = match parts.as_slice() {
+            ["usr", rest @ ..] => rest,
+            all => all,
+        };
+        let wanted = match parts {
+            ["boot", file] => file.starts_with("vmlinuz-") || file.starts_with("config-"),
+            // An uncompressed kernel is there for debuggers; build and source lead elsewhere.
+            ["lib", "modules", _, first, ..] => !matches!(*first, "vmlinux" | "build" | "source"),
+            _ => false,
+        };
+        Ok(wanted.then(|| self.root.join(parts.iter().collect::<PathBuf>())))
+    }
+
+    /// Writes one file, whose place [`place`](Self::place) has told.
+    pub(crate) fn write(
+        &mut self,
+        place: &Path,
+        mut data: impl Read,
+        size: u64,
+    ) -> Result<(), KernelError> {
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > MAX_UNPACKED {
+            return Err(self.refuse("it unpacks to more than 8 GiB".to_owned()));
+        }
+        let out = |e| KernelError::io("write", place, e);
+        if let Some(dir) = place.parent() {
+            fs::create_dir_all(dir).map_err(out)?;
+        }
+        let mut file = File::create(place).map_err(out)?;
+        let mut left = size;
+        let mut buffer = vec![0; 1 << 16];
+        while left > 0 {
+            let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let n = match data.read(&mut buffer[..want]) {
+                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                other => other,
+            }
+            .map_err(|e| KernelError::packed(&self.package, "its content", &e))?;
+            file.write_all(&buffer[..n]).map_err(out)?;
+            left -= n as u64;
+        }
+        Ok(())
+    }
+
+    /// Gives a file a second name.
+    pub(crate) fn link(&self, from: &Path, to: &Path) -> Result<(), KernelError> {
+        let out = |e| KernelError::io("write", to, e);
+        if let Some(dir) = to.parent() {
+            fs::create_dir_all(dir).map_err(out)?;
+        }
+        fs::copy(from, to).map(drop).map_err(out)
+    }
+
+    fn refuse(&self, detail: String) -> KernelError {
+        KernelError::Unsafe { path: self.package.clone(), detail }
+    }
+}
+
+/// Decompresses `packed`, which begins with `head`, up to a bound that no package reaches.
+pub(crate) fn decompress<'a>(
+    path: &Path,
+    head: &[u8],
+    packed: impl Read + 'a,
+) -> Result<Box<dyn Read + 'a>, KernelError> {
+    let bound = MAX_UNPACKED + (1 << 30);
+    match Format::detect(head) {
+        None => Ok(Box::new(packed.take(bound))),
+        Some(format) => compress::reader(format, packed)
+            .map(|reader| Box::new(reader.take(bound)) as Box<dyn Read>)
+            .map_err(|e| KernelError::damaged(path, format!("its content: {e}"))),
+    }
+}
+
+/// Hard links whose data has not come yet, by inode.
+pub(crate) type PendingLinks = BTreeMap<u32, Vec<PathBuf>>;
