@@ -9,7 +9,7 @@ enum Forbidden {
     Path(&'static str),
     /// A call of this macro.
     Macro(&'static str),
-    /// A call of this method.
+    /// A call of this method: `name()`, or `name(…)` when it is given something.
     Method(&'static str),
 }
 use Forbidden::{Macro, Method, Path};
@@ -116,10 +116,10 @@ const RULES: &[Rule] = &[
         within: &["harness/"],
         except: &[("harness/testkit/", "a broken test preparation may end its test")],
         forbidden: &[
-            Method("unwrap"),
-            Method("expect"),
-            Method("unwrap_err"),
-            Method("expect_err"),
+            Method("unwrap()"),
+            Method("expect(…)"),
+            Method("unwrap_err()"),
+            Method("expect_err(…)"),
             Macro("panic"),
             Macro("todo"),
             Macro("unimplemented"),
@@ -203,6 +203,6 @@ fn show(item: &Item) -> String {
     match item {
         Item::Path(path) => path.join("::"),
         Item::Macro(name) => format!("{name}!"),
-        Item::Method(name) => format!(".{name}()"),
+        Item::Method(call) => format!(".{call}"),
     }
 }

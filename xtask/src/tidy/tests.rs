@@ -69,7 +69,7 @@ fn f(x: Option<u8>) -> impl Iterator<Item = u8> + use<> {
     if x != None { std::process::exit(1) }
     writeln!(std::io::stderr(), "no").ok();
     panic!("no");
-    x.unwrap_or(1); self.unwrap; expect(3); env!("PATH");
+    x.unwrap_or(1); self.unwrap; expect(3); self.expect(); env!("PATH");
     [1].into_iter()
 }
 #[cfg(test)]
@@ -87,7 +87,7 @@ fn g() { y.unwrap() }
     2 [one-place-starts-processes] std::process::Command
     4 [no-panic] .unwrap()
     4 [only-cli-talks] println!
-    6 [no-panic] .expect()
+    6 [no-panic] .expect(…)
     7 [only-cli-talks] std::process::exit
     8 [only-cli-talks] std::io::stderr
     9 [no-panic] panic!

@@ -11,7 +11,7 @@ pub(super) enum Item {
     Path(Vec<String>),
     /// The name of a macro that is called.
     Macro(String),
-    /// The name of a method that is called.
+    /// A method that is called: `name()`, or `name(…)` when it is given something.
     Method(String),
 }
 
@@ -110,7 +110,9 @@ fn one(tokens: &[Token], at: usize, items: &mut Vec<(usize, Item)>) -> usize {
     let line = tokens[at].line;
     if is(tokens, at, ".") && is_ident(tokens, at + 1) {
         if is(tokens, at + 2, "(") {
-            items.push((tokens[at + 1].line, Item::Method(tokens[at + 1].text.clone())));
+            let arguments = if is(tokens, at + 3, ")") { "()" } else { "(…)" };
+            let Token { text, line } = &tokens[at + 1];
+            items.push((*line, Item::Method(format!("{text}{arguments}"))));
         }
         return at + 2;
     }
