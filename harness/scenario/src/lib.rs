@@ -4,6 +4,7 @@
 //! or [`Mistakes`], each with its line, column and source excerpt.
 
 pub mod ops;
+pub mod schema;
 
 mod glob;
 mod library;
@@ -11,9 +12,15 @@ mod mistake;
 mod pattern;
 mod policy;
 mod quantity;
+mod raw;
+mod read;
+mod resolve;
 mod scenario;
+mod sink;
+mod texts;
 mod waiver;
 mod workload;
+mod yaml;
 
 pub use glob::Glob;
 pub use kgate_model::plan::Kind;

@@ -1,12 +1,21 @@
 //! The set of all scenarios, and what a workload selects of it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::glob::Glob;
+use crate::mistake::Mistakes;
+use crate::policy::Policy;
+use crate::raw;
+use crate::read::read;
+use crate::resolve;
 use crate::scenario::{Scenario, ScenarioId};
+use crate::sink::Sink;
+use crate::waiver::Waivers;
 use crate::workload::{Overrides, Workload};
+use crate::yaml::{self, Node, Span};
 
 /// All scenarios of a tree, by id.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +35,31 @@ pub struct Selected {
 }
 
 impl Library {
+    /// Reads every scenario of a tree. The id of each is its path below the last component called
+    /// `scenarios` (or the whole path when there is none), without `.yaml`.
+    ///
+    /// # Errors
+    /// Every mistake in every file.
+    pub fn load(files: impl IntoIterator<Item = (PathBuf, String)>) -> Result<Self, Mistakes> {
+        let mut library = Self::default();
+        let mut mistakes = Vec::new();
+        for (path, text) in files {
+            let scenario = load(&path, &text, |root, sink| {
+                let scenario = resolve::scenario(&path, read(root, sink), sink)?;
+                if library.scenarios.contains_key(&scenario.id) {
+                    let message = format!("a second file for the scenario `{}`", scenario.id);
+                    sink.report(Span::START, message, None);
+                }
+                Some(scenario)
+            });
+            match scenario {
+                Ok(scenario) => drop(library.scenarios.insert(scenario.id.clone(), scenario)),
+                Err(Mistakes(more)) => mistakes.extend(more),
+            }
+        }
+        if mistakes.is_empty() { Ok(library) } else { Err(Mistakes(mistakes)) }
+    }
+
     /// Every scenario, ordered by id.
     pub fn iter(&self) -> impl Iterator<Item = &Scenario> {
         self.scenarios.values()
@@ -78,5 +112,54 @@ impl Overrides {
         set(&mut self.boots, &new.boots);
         set(&mut self.timeout, &new.timeout);
         set(&mut self.skip, &new.skip);
+    }
+}
+
+impl Workload {
+    /// Reads one workload profile. Its name is the file's, without `.yaml`.
+    ///
+    /// # Errors
+    /// Every mistake in the file, also globs and metrics that nothing in `library` matches.
+    pub fn load(path: &Path, text: &str, library: &Library) -> Result<Self, Mistakes> {
+        load(path, text, |root, sink| resolve::workload(path, read(root, sink), library, sink))
+    }
+}
+
+impl Policy {
+    /// Reads a policy from a file of its own. With `selected`, a rule for a metric that none of
+    /// them reports is a mistake; an empty slice means that they aren't known.
+    ///
+    /// # Errors
+    /// Every mistake in the file.
+    pub fn load(path: &Path, text: &str, selected: &[Selected]) -> Result<Self, Mistakes> {
+        load(path, text, |root, sink| {
+            let raw = read::<raw::Policy>(root, sink).get()?;
+            Some(resolve::policy(raw, selected, sink))
+        })
+    }
+}
+
+impl Waivers {
+    /// Reads a file of waivers: a list. Dates are not compared with any clock.
+    ///
+    /// # Errors
+    /// Every mistake in the file.
+    pub fn load(path: &Path, text: &str) -> Result<Self, Mistakes> {
+        load(path, text, |root, sink| Some(resolve::waivers(read(root, sink), sink)))
+    }
+}
+
+/// What `resolve` makes of the file, when it reports no mistake.
+fn load<T>(
+    path: &Path,
+    text: &str,
+    resolve: impl FnOnce(&Node, &Sink<'_>) -> Option<T>,
+) -> Result<T, Mistakes> {
+    let sink = Sink::new(path, text);
+    let value = yaml::parse(text, &sink).and_then(|root| resolve(&root, &sink));
+    let mistakes = sink.into_mistakes();
+    match value {
+        Some(value) if mistakes.is_empty() => Ok(value),
+        _ => Err(Mistakes(mistakes)),
     }
 }

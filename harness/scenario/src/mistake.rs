@@ -83,7 +83,10 @@ pub(crate) fn nearest<'a>(
     words
         .into_iter()
         .map(|word| (strsim::damerau_levenshtein(&written, &word.to_lowercase()), word))
-        .filter(|&(distance, word)| distance <= 1 + word.len().min(written.len()) / 3)
+        .filter(|&(distance, word)| {
+            let shorter = word.len().min(written.len());
+            distance < shorter && distance <= 1 + shorter / 3
+        })
         .min_by_key(|&(distance, _)| distance)
         .map(|(_, word)| word)
 }

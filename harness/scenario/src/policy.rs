@@ -59,11 +59,7 @@ impl Policy {
         overrides: &Overrides,
     ) -> PerformanceLimits {
         let rule = self.metrics.iter().rev().find(|rule| rule.matches(scenario, metric));
-        let limits = rule.map_or(self.performance, |rule| rule.limits);
-        PerformanceLimits {
-            warn: overrides.warn.unwrap_or(limits.warn),
-            fail: overrides.fail.unwrap_or(limits.fail),
-        }
+        rule.map_or(self.performance, |rule| rule.limits).with(overrides.warn, overrides.fail)
     }
 }
 
@@ -86,6 +82,16 @@ pub struct PerformanceLimits {
     pub warn: Percent,
     /// Rejects from here; never below `warn`.
     pub fail: Percent,
+}
+
+impl PerformanceLimits {
+    /// These limits with others in their place where given. `warn` is never above `fail`.
+    #[must_use]
+    pub fn with(self, warn: Option<Percent>, fail: Option<Percent>) -> Self {
+        let fail = fail.unwrap_or(self.fail);
+        let warn = warn.unwrap_or(self.warn);
+        Self { warn: if warn > fail { fail } else { warn }, fail }
+    }
 }
 
 /// Growth from which memory in use is worth attention, and from which it rejects.

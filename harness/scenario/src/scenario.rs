@@ -65,6 +65,19 @@ pub struct Scenario {
     pub steps: Vec<Step>,
 }
 
+impl Scenario {
+    /// The names of all metrics that a trial of it reports.
+    pub fn metric_names(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().flat_map(|step| {
+            let measured = match &step.action {
+                Action::Measure(measure) => Some(measure.op.as_str()),
+                _ => None,
+            };
+            measured.into_iter().chain(step.metrics.iter().map(|metric| metric.name.as_str()))
+        })
+    }
+}
+
 /// What must be there before a trial makes sense.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requires {
@@ -202,7 +215,7 @@ pub struct Measure {
     /// An operation of [`crate::ops::OPS`]; also the name of its metric.
     pub op: String,
     /// Operations per sample.
-    pub batch: u64,
+    pub batch: u32,
     /// Samples.
     pub batches: u32,
     /// Batches before the first sample.
