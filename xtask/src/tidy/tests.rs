@@ -6,7 +6,10 @@ fn files(list: &[(&str, &str)]) -> Vec<File> {
     let file = |(path, text): &(&str, &str)| File {
         path: (*path).to_owned(),
         // Written differently here, or exceptions and paths would be this file's own.
-        text: text.replace("ALLOW(", concat!("tidy-", "allow(")).replace("<home>", "/home"),
+        text: text
+            .replace("ALLOW(", concat!("tidy-", "allow("))
+            .replace("<home>", "/home")
+            .replace("<root>", "/root/"),
     };
     list.iter().map(file).collect()
 }
@@ -157,11 +160,13 @@ fn paths_of_one_machine_are_found() {
         target<home>/x is fine, <home>/ too\n\
         built in /srv/checkouts/kgate/target\n\
         next to /srv/checkouts/data\n\
-        HOME=/root in the guest\n";
+        HOME=/root and /root/x in the guest\n\
+        at <root>.cargo/registry/src\n";
     insta::assert_snapshot!(found("docs/x.md", text), @"
     1 [own-path] a path below /home/
     3 [own-path] a path below /srv/checkouts/kgate/
     4 [own-path] a path below /srv/checkouts/
+    6 [own-path] a path below /root/.
     ");
     assert_eq!(found("harness/klog/testdata/a.txt", "at <home>/build/linux/x.c:3\n"), "");
 }

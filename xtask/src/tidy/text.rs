@@ -4,8 +4,9 @@ use super::{File, Violation};
 
 const OWN_PATH: &str = "a path of one person's machine means nothing on any other";
 
-/// Where people's own directories are, on the systems that kgate is developed on.
-const HOMES: &[&str] = &["/home/", "/root/", "/Users/"];
+/// Where people's own directories are, on the systems that kgate is developed on. Files below
+/// `/root` that anyone sees are a guest's; caches and settings there are somebody's own.
+const HOMES: &[&str] = &["/home/", "/root/.", "/Users/"];
 
 /// Finds paths into somebody's home, or into this very checkout. Recorded data may name homes: it
 /// is what some machine really said.
