@@ -49,10 +49,12 @@ fn caller(text: &str) -> Option<(&str, usize)> {
 }
 
 fn console(raw: &[u8]) -> Line<'_> {
-    let raw = raw.trim_ascii_end();
     let text = match memchr::memchr(0x1b, raw) {
-        Some(_) => Cow::Owned(String::from_utf8_lossy(&without_escapes(raw)).into_owned()),
-        None => String::from_utf8_lossy(raw),
+        Some(_) => {
+            let plain = without_escapes(raw);
+            Cow::Owned(String::from_utf8_lossy(plain.trim_ascii_end()).into_owned())
+        }
+        None => String::from_utf8_lossy(raw.trim_ascii_end()),
     };
     let mut at = 0;
     let mut id = None;

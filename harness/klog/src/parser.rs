@@ -135,6 +135,7 @@ impl Parser {
         }
         let end = start + raw.len() as u64;
         let header = TABLE.header(&line.message);
+        let header = header.filter(|header| line.stamped || !header.compiled.rule.vague);
         let next = match &mut self.open {
             Some(report) => report.line(&line, header.as_ref(), end),
             None => Next::Other,

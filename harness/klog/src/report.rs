@@ -44,6 +44,8 @@ pub(crate) struct Report {
     kept: usize,
     /// Kernel lines since `end`.
     idle: usize,
+    /// Whether an instruction pointer was seen.
+    pointed: bool,
     /// Whether the trace's end mark was seen.
     traced: bool,
 }
@@ -65,6 +67,7 @@ impl Report {
             excerpt: String::new(),
             kept: 0,
             idle: 0,
+            pointed: false,
             traced: false,
         };
         report.keep(&line.message, end);
@@ -99,7 +102,7 @@ impl Report {
             self.frames.splice(0..0, function);
         }
         let place = TABLE.place(message);
-        if header.is_some() || place != Place::None || is_report_text(message) {
+        if header.is_some() || place != Place::None || TABLE.is_report_text(message) {
             self.keep(message, end);
             self.place(&place);
         } else {
@@ -119,10 +122,15 @@ impl Report {
         if self.traced || self.frames.len() >= MAX_FRAMES {
             return;
         }
-        // What the timer interrupted is what the CPU was busy with.
-        if self.compiled.rule.blame == Blame::Looping && name.contains("apic_timer_interrupt") {
+        // Before the CPU's own state come the stacks of those that wait for it; and what the timer
+        // interrupted is what it was busy with.
+        let state = matches!(place, Place::Pointer(_)) && !self.pointed;
+        if self.compiled.rule.blame == Blame::Looping
+            && (state || name.contains("apic_timer_interrupt"))
+        {
             self.frames.clear();
         }
+        self.pointed |= state;
         self.frames.push(TABLE.name(name));
     }
 
@@ -195,89 +203,4 @@ fn title(
         };
     }
     title
-}
-
-/// Whether a line looks like what reports are made of: registers, traces, memory tables.
-fn is_report_text(message: &str) -> bool {
-    const STARTS: &[&str] = &[
-        " ",
-        "\t",
-        "<",
-        "=====",
-        "-----",
-        "Call Trace",
-        "Call trace",
-        "Backtrace",
-        "CPU: ",
-        "CPU#",
-        "Hardware name",
-        "Modules linked in",
-        "Code:",
-        "RIP",
-        "RSP",
-        "EIP",
-        "CR2",
-        "FS:",
-        "CS:",
-        "DR",
-        "ORIG_RAX",
-        "PKRU",
-        "PGD",
-        "#PF",
-        "Kernel Offset",
-        "Rebooting in",
-        "Sending NMI",
-        "NMI backtrace",
-        "rcu:",
-        "task:",
-        "Workqueue",
-        "Tainted",
-        "Disabling lock debugging",
-        "Showing all locks",
-        "Mem-Info",
-        "Node ",
-        "active_anon",
-        "Tasks state",
-        "[  pid",
-        "oom-kill:",
-        "oom_reaper",
-        "Out of memory",
-        "Memory cgroup",
-        "memory: usage",
-        "swap: usage",
-        "page:",
-        "raw: ",
-        "flags:",
-        "Freed by",
-        "Allocated by",
-        "Last potentially",
-        "Memory state",
-        "Object ",
-        "Redzone",
-        "Padding",
-        "FIX ",
-        "INFO: ",
-        "fbcon",
-        "note: ",
-        "BUG ",
-        "Dumping",
-        "pc :",
-        "lr :",
-        "sp :",
-        "irq event stamp",
-        "hardirqs last",
-        "softirqs last",
-        "stack backtrace",
-        "other info",
-        "kernel:",
-        "\"echo 0",
-        "page dumped",
-        "Rcu",
-        "RAX:",
-        "RDX:",
-        "RBP:",
-    ];
-    let register = message.as_bytes();
-    STARTS.iter().any(|start| message.starts_with(start))
-        || (register.len() > 4 && matches!(register, [b'R', b'0'..=b'9', _, b':', ..]))
 }

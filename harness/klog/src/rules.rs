@@ -50,6 +50,8 @@ pub(crate) struct Rule {
     /// Regular expression of functions that are helpers in reports of this rule only.
     pub(crate) skip: &'static str,
     pub(crate) join: Join,
+    /// Whether other programs print the like: then only a line with a time stamp counts.
+    pub(crate) vague: bool,
 }
 
 const fn rule(
@@ -60,7 +62,18 @@ const fn rule(
     title: &'static str,
     blame: Blame,
 ) -> Rule {
-    Rule { literal, pattern, kind, severity, title, blame, detail: "", skip: "", join: Join::Never }
+    Rule {
+        literal,
+        pattern,
+        kind,
+        severity,
+        title,
+        blame,
+        detail: "",
+        skip: "",
+        join: Join::Never,
+        vague: false,
+    }
 }
 
 impl Rule {
@@ -70,6 +83,10 @@ impl Rule {
     }
     const fn skip(mut self, skip: &'static str) -> Self {
         self.skip = skip;
+        self
+    }
+    const fn vague(mut self) -> Self {
+        self.vague = true;
         self
     }
     const fn join(mut self, join: Join) -> Self {
@@ -118,7 +135,7 @@ pub(crate) static RULES: &[Rule] = &[
         PageFault, Severe, "BUG: unable to handle kernel paging request in {f}", First),
     rule("nable to handle kernel", r"(?:BUG: )?[Uu]nable to handle kernel",
         PageFault, Severe, "BUG: unable to handle kernel", First),
-    rule("general protection fault", r"(?:Oops: )?general protection fault(?:,.*)?:",
+    rule("general protection fault", r"(?:Oops: )?general protection fault(?:,| for)?.*: (?:[0-9a-f]{4} )?\[#|(?:Oops: )?general protection fault(?:,.*)?:",
         GeneralProtection, Severe, "general protection fault in {f}", First),
     rule("PANIC: double fault", r"(?:traps: )?PANIC: double fault",
         DoubleFault, Severe, "PANIC: double fault in {f}", First).join(Join::Any),
@@ -195,10 +212,10 @@ pub(crate) static RULES: &[Rule] = &[
         SoftLockup, Severe, "BUG: {1} lockup suspected in {f}", Stack),
     // Memory.
     rule("invoked oom-killer", r"\S.* invoked oom-killer: ",
-        OomKill, Severe, "Out of memory: {d}", Nobody)
+        OomKill, Severe, "Out of memory: killed {d}", Nobody)
         .detail(r"(?:Kill|Killed) process \d+,? \((?P<d>[^)]*)\)"),
     rule("Killed process", r"(?:Memory cgroup out|Out) of memory: Killed process \d+,? \(([^)]*)\)",
-        OomKill, Severe, "Out of memory: {1}", Nobody).join(Join::Any),
+        OomKill, Severe, "Out of memory: killed {1}", Nobody).join(Join::Any),
     rule("page allocation failure", r"\S.*: page allocation failure: order:(\d+)",
         AllocFailure, Warning, "page allocation failure in {f}", Stack),
     rule("memory leak", r"BUG: memory leak",
@@ -224,7 +241,7 @@ pub(crate) static RULES: &[Rule] = &[
     rule("MAX_", r"BUG: (MAX_\w+) too low",
         Lockdep, Warning, "BUG: {1} too low!", Nobody),
     rule("BUG:", r"BUG: (\w.{3,})",
-        Bug, Severe, "BUG: {1}", Stack),
+        Bug, Severe, "BUG: {1}", Stack).vague(),
     // Warnings, those in checking code under the name of what was checked.
     rule("WARNING: ", r"WARNING: .*\blib/debugobjects\.c:\d+",
         FindingKind::Warning, Warning, "WARNING: ODEBUG bug in {f}", First).skip("debug_"),
@@ -240,7 +257,7 @@ pub(crate) static RULES: &[Rule] = &[
         FindingKind::Warning, Warning, "WARNING: proc registration bug in {f}", First).skip("proc_"),
     rule("WARNING: ", r"WARNING: .*\bmm/vmalloc\.c:\d+.*__vmalloc",
         FindingKind::Warning, Warning, "WARNING: zero-size vmalloc in {f}", First).skip("vmalloc"),
-    rule("WARNING: ", r"WARNING: (?:CPU: \d+ (?:UID: \d+ )?PID: \d+ )?(?:at (?:\S+\.[a-z]+:\d+)?|\S+\.[a-z]+:\d+ at)(?: ?FUNC)?",
+    rule("WARNING: ", r"WARNING: (?:(?:CPU: \d+ (?:UID: \d+ )?PID: \d+ )?at \S+\.[a-z]+:\d+|CPU: \d+ (?:UID: \d+ )?PID: \d+ at|(?:\[.*\] )?\S+\.[a-z]+:\d+ at)(?: FUNC)?",
         FindingKind::Warning, Warning, "WARNING in {f}", First),
     rule("WARNING: ", r"WARNING: kernel stack (?:frame pointer|regs) .*has bad ('\w+' )?value",
         FindingKind::Warning, Warning, "WARNING: kernel stack regs has bad {1}value", Nobody),
@@ -282,16 +299,16 @@ pub(crate) static RULES: &[Rule] = &[
 pub(crate) static HELPERS: &[&str] = &[
     // Reporting.
     r"dump_stack|show_stack|show_regs|show_trace|walk_stack|dump_backtrace|panic|nmi_panic|print_",
-    r"(?:.*_)?warn(?:_.*)?$|report_bug|fixup_bug|handle_bug|(?:.*_)?invalid_op|do_error|do_trap|.*_trap$",
-    r"exc_|asm_exc_|asm_|sysvec_|oops_end|die$|die_addr|no_context|bad_area|do_kern_addr_fault|page_fault_oops",
+    r"warn$|warn_(?:slowpath|alloc|bogus|printk)|report_bug|fixup_bug|handle_bug|(?:.*_)?invalid_op|do_error|do_trap|.*_trap$",
+    r"exc_|asm_exc_|asm_|sysvec_|oops_end|die$|die_addr|no_context|bad_area|do_kern_addr_fault|page_fault_oops|df_debug",
     r"printk|vprintk|.*snprintf|.*scnprintf|va_format|string|pointer|k?v?asprintf|dev_(?:info|notice|warn|err|alert|crit|emerg)|dev_printk",
-    r"assfail|assertfail|fortify_report|imbalance_bug|stack_chk_fail|stack_trace_|arch_stack_walk",
+    r"assfail|assertfail|fortify_|should_fail|fault_create|sanitizer_cov|write_comp_data|hex_string|imbalance_bug|stack_chk_fail|stack_trace_|arch_stack_walk",
     // Checking.
     r".*kasan|.*kmsan|.*kcsan|.*ubsan|.*hwasan|.*kfence|sanitizer|asan_|msan_|tsan_|check_memory_region|check_heap_object|check_object|memory_is_",
     r"debug_|.*_is_static_object|might_|lockdep_|.*lock_acquire|.*lock_release|lock_class|register_lock|mark_|.*lockdep|trace_(?:hard|soft)irq|perf_trace|rcu_lockdep|phys_addr|get_taint",
     // Memory and strings.
-    r"k[mzc]alloc|v[mz]alloc|kv[mzc]alloc|krealloc|kmem_cache|kv?free|slab_|.*_slab$|allocate_slab|alloc_pages?|.*alloc_pages|folio_alloc|kmemdup|memdup|kstrn?dup",
-    r"mem(?:cpy|cmp|set|chr|move|dup)|str[nl]?(?:cpy|cmp|len|str|chr|dup|lcpy|scpy|nlen)|crc\d|rep_|hex_dump",
+    r"k[mzc]alloc|v[mz]alloc|kv[mzc]alloc|krealloc|kmem_cache|kv?free|slab_|.*_slab$|allocate_slab|get_free_pages|get_zeroed_page|alloc_pages?|.*alloc_.*pages|alloc_frozen|post_alloc_hook|prep_new_page|get_page_from_freelist|free_large_kmalloc|vunmap$|folio_unlock|radix_tree_node_alloc|pcpu_mem_|kmemleak|xt_alloc|alloc_skb|folio_alloc|kmemdup|memdup|kstrn?dup",
+    r"mem(?:cpy|cmp|set|chr|move|dup)|str[nl]?(?:cpy|cmp|len|str|chr|dup|lcpy|scpy|nlen)|crc\d|crc_|rep_|hex_dump",
     r"copy_(?:to|from)_|copyin$|copyout$|put_user|get_user|.*copy_(?:to|from)_(?:user|iter)|arch_copy|read_word_at_a_time|(?:read|write)_once",
     r"(?:read|write)[bwlq]$|logic_(?:in|out)",
     // Locks, counters, lists.
@@ -300,34 +317,41 @@ pub(crate) static HELPERS: &[&str] = &[
     // Waiting, timers, work.
     r"wake_up|complete$|wait_for_completion|finish_wait|del_timer|timer_delete|mod_timer|lock_timer_base|flush_work|flush_workqueue|cancel_work|cancel_delayed|queue_work|queue_delayed|insert_work|try_to_grab|drain_workqueue|destroy_workqueue|kthread_stop|schedule_timeout",
     // Devices: the driver that asks is at fault, not the core that answers.
-    r"device_(?:add|del|unregister|destroy|release|remove)|sysfs_remove|get_device_parent|put_device|unregister_netdev|rollback_registered|usb_(?:submit_urb|kill_|control_msg|start_wait|bulk_msg|hcd_submit)|kfree_skb|iput$|iput_final|ihold$|dput$|drop_nlink|x86_indirect_thunk|ret_from|msleep$|usleep",
+    r"device_(?:add|del|unregister|destroy|release|remove)|sysfs_remove|get_device_parent|put_device|unregister_netdev|rollback_registered|usb_(?:submit_urb|kill_|control_msg|start_wait|bulk_msg|hcd_submit)|kfree_skb|iput$|iput_final|ihold$|(?:fast_)?dput$|devres_release|dpm_sysfs|hwrng_unregister|netdev_register_kobject|drop_nlink|x86_indirect_thunk|ret_from|msleep$|usleep",
     r"do_(?:kernel|translation)_fault|do_mem_abort|el1h?_|die_kernel",
+];
+
+/// How the lines begin that reports are made of, apart from headers and stack frames.
+pub(crate) static TEXT: &[&str] = &[
+    r"[ \t<=]|---|\[ +pid|\[ +\d+\] +\d+ +\d+ |INFO: (?:lockdep|NMI|Slab|Object|Freed|Allocated)|note: |fbcon",
+    r"Call [Tt]race|Backtrace|Code: |[RE]?IP|[RE]?SP|[RE][A-D]X:|R[A-Z0-9]{2}:|ORIG_RAX|[CDEFG]S: |[CD]R\d|PKRU|PGD|#PF|pc :|lr :|sp :",
+    r"CPU: |CPU#|Hardware name|Modules linked in|Workqueue|Tainted|Disabling lock debugging|Kernel Offset|Dumping|Rebooting in",
+    r"rcu: |task:|Sending NMI|NMI backtrace|Showing |stack backtrace|other info|irq event stamp|(?:hard|soft)irqs last|.echo 0 >",
+    r"Mem-Info|Node |active_anon|Tasks state|oom-kill:|oom_reaper|Out of memory|Memory cgroup|(?:memory|swap): usage|Memory state",
+    r"page:|raw: |flags: |page dumped|Freed |Allocated |Object |Redzone|Padding|FIX |BUG |Bytes b4|Last potentially",
 ];
 
 /// Functions that wait on behalf of their caller, for [`Blame::Waiter`]; anywhere in the name.
 pub(crate) static WAITERS: &str = r"sched|_lock|_slowlock|down_|^down$|rwsem|completion|kthread|wait|synchronize|context_switch|switch_to|cancel_delayed_work|rcu_barrier";
 
 /// Functions that hand out work, for [`Blame::Looping`]: the one they called is charged.
-pub(crate) static DISPATCHERS: &str = r"^(?:process_one_work|do_syscall_\w+|do_fast_syscall\w*|entry_SYSCALL\w*|invoke_syscall|el0_svc\w*|ret_fast_syscall|tracesys_phase2|sysenter_dispatch|do_one_initcall|do_init_module|netif_receive_skb\w*|.*do_softirq\w*|call_timer_fn|.*run_timers?\w*|.*hrtimer_run\w*|run_ksoftirqd|smpboot_thread_fn|kthread|start_secondary|cpu_startup_entry|ret_from_fork\w*|vfs_(?:read|write|ioctl|open|iter_\w+)|new_sync_(?:read|write)|do_iter_\w+|call_(?:read|write)_iter|call_mmap|ksys_ioctl|.*compat_sys_ioctl|blkdev_\w*ioctl|mmap_region|do_mmap|do_dentry_open|sock_(?:sendmsg|recvmsg|release|mmap|do_ioctl|ioctl)\w*|kernel_(?:setsockopt|listen|accept)|sock_common_setsockopt|(?:nf|rt)netlink_rcv_msg|netlink_dump|do_fault|.*do_page_fault|page_fault|fput|task_work_run|exit_to_user\w*|smp_call_function\w*|tasklet_(?:hi_)?action\w*)$";
+pub(crate) static DISPATCHERS: &str = r"^_*(?:(?:do_)?(?:sys_)?(?:vfs_)?ioctl|(?:sys_)?(?:socketpair|connect|listen|accept)|process_one_work|do_syscall_\w+|do_fast_syscall\w*|entry_SYSCALL\w*|invoke_syscall|el0_svc\w*|ret_fast_syscall|tracesys_phase2|sysenter_dispatch|do_one_initcall|do_init_module|netif_receive_skb\w*|napi_\w+|do_softirq\w*|net_rx_action|call_timer_fn|.*run_timers?\w*|.*hrtimer_run\w*|run_ksoftirqd|smpboot_thread_fn|kthread|start_secondary|cpu_startup_entry|ret_from_fork\w*|vfs_(?:read|write|ioctl|open|iter_\w+)|new_sync_(?:read|write)|do_iter_\w+|call_(?:read|write)_iter|call_mmap|ksys_ioctl|.*compat_sys_ioctl|blkdev_\w*ioctl|mmap_region|do_mmap|do_dentry_open|sock_(?:sendmsg|recvmsg|release|mmap|do_ioctl|ioctl)\w*|kernel_(?:setsockopt|listen|accept)|sock_common_setsockopt|(?:nf|rt)netlink_rcv_msg|netlink_dump|do_fault|.*do_page_fault|page_fault|fput|task_work_run|exit_to_user\w*|smp_call_function\w*|tasklet_(?:hi_)?action\w*)$";
 
 /// Prefixes that system call entry points add to a name.
 pub(crate) static ENTRY_PREFIXES: &[&str] = &[
-    "__x64_sys_",
-    "__ia32_sys_",
-    "__arm64_sys_",
+    "SYSC_",
+    "SyS_",
+    "sys_",
     "__x64_",
     "__ia32_",
     "__arm64_",
-    "__se_compat_sys_",
     "__se_sys_",
-    "__do_compat_sys_",
     "__do_sys_",
     "____sys_",
     "___sys_",
     "__sys_",
-    "ksys_",
+    "__se_",
+    "compat_SYSC_",
     "compat_SyS_",
-    "SYSC_",
-    "SyS_",
-    "sys_",
+    "ksys_",
 ];

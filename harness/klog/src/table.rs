@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use aho_corasick::AhoCorasick;
 use regex::Regex;
 
-use crate::rules::{Blame, DISPATCHERS, ENTRY_PREFIXES, HELPERS, RULES, Rule, WAITERS};
+use crate::rules::{Blame, DISPATCHERS, ENTRY_PREFIXES, HELPERS, RULES, Rule, TEXT, WAITERS};
 
 /// What `FUNC` in the table stands for.
 const FUNC: &str =
@@ -23,6 +23,7 @@ pub(crate) struct Table {
     helper: Regex,
     waiter: Regex,
     dispatcher: Regex,
+    text: Regex,
     suffix: Regex,
     address: Regex,
     number: Regex,
@@ -87,6 +88,7 @@ impl Table {
             helper: compile(&format!("^_*(?:{})", HELPERS.join("|"))),
             waiter: compile(WAITERS),
             dispatcher: compile(DISPATCHERS),
+            text: compile(&format!("^(?:{})", TEXT.join("|"))),
             suffix: compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*$|\.cold$"),
             address: compile(r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,})\b"),
             number: compile(r"\b\d+\b"),
@@ -107,6 +109,11 @@ impl Table {
                 Some(Header { compiled, groups: [group(1), group(2)], function })
             },
         )
+    }
+
+    /// Whether a line looks like what reports are made of: registers, traces, memory tables.
+    pub(crate) fn is_report_text(&self, message: &str) -> bool {
+        self.text.is_match(message)
     }
 
     /// Where the CPU was, according to one line of a report.
@@ -206,11 +213,18 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_can_match_its_literal() {
-        for compiled in &TABLE.rules {
-            let Rule { literal, title, .. } = compiled.rule;
-            assert!(literal.len() >= 4, "{literal:?} would match too many healthy lines");
-            assert!(!title.contains("{f}") || compiled.rule.blame != Blame::Nobody, "{title}");
+    fn rules_are_well_formed() {
+        for Compiled { rule, pattern, detail, .. } in &TABLE.rules {
+            let title = rule.title;
+            assert!(rule.literal.len() >= 4, "{title}: would match too many healthy lines");
+            assert!(!title.contains("{1}") || pattern.captures_len() > 1, "{title}");
+            assert!(!title.contains("{f}") || rule.blame != Blame::Nobody, "{title}");
+            let caught = detail.iter().flat_map(Regex::capture_names).flatten();
+            assert_eq!(
+                title.contains("{d}"),
+                caught.into_iter().any(|name| name == "d"),
+                "{title}"
+            );
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use kgate_klog::{Source, parse};
+use kgate_model::finding::FindingKind;
 
 #[test]
 fn public_corpus() {
@@ -33,8 +34,12 @@ fn public_corpus() {
         let mut titles = vec![text("title")];
         let alternates = entry["alt_titles"].as_array().unwrap();
         titles.extend(alternates.iter().map(|title| title.as_str().unwrap().to_owned()));
-        let got = findings.first().map_or("", |finding| &finding.title);
-        if titles.iter().any(|title| title == got) {
+        // The corpus counts no storage errors, and says so when a report names no function.
+        let storage = [FindingKind::Filesystem, FindingKind::BlockError, FindingKind::OomKill];
+        let first = findings.iter().find(|finding| !storage.contains(&finding.kind));
+        let got = first.map_or("", |finding| &finding.title);
+        if titles.iter().any(|title| title == got || title.trim_end_matches(" in corrupted") == got)
+        {
             named += 1;
         } else {
             println!("{}: expected {:?}, got {got:?}", text("file"), titles[0]);
@@ -45,7 +50,7 @@ fn public_corpus() {
     println!("detected {detected} of {crashes}, named {named}, panics told {panics}");
     println!("false alarms {alarms} of {clean}");
     assert_eq!(alarms, 0);
-    assert!(detected >= 1);
+    assert!(detected >= 400 && named >= 300 && panics >= 418);
 }
 
 /// The log of a case file: after the first empty line, up to a line `REPORT:`, without `\r`.
