@@ -217,6 +217,8 @@ struct Explained {
     effect: Effect,
     /// At least one part is a difference, waived or not.
     differs: bool,
+    /// At least one part is to be taken notice of.
+    counts: bool,
     /// The waiver of a part.
     waiver: Option<String>,
     by_subtests: bool,
@@ -407,6 +409,7 @@ fn explain(
                 any = true;
                 all.effect = all.effect.max(standing.effect);
                 all.differs |= standing.differs;
+                all.counts |= !standing.ignored;
                 all.waiver = all.waiver.or_else(|| standing.waiver.clone());
             }
         }
@@ -418,6 +421,7 @@ fn explain(
                     any = true;
                     all.effect = all.effect.max(case.effect);
                     all.differs |= case.class == Class::Regression;
+                    all.counts = true;
                     all.waiver = all.waiver.or_else(|| case.waiver.clone());
                 }
             }
@@ -448,10 +452,12 @@ impl Case {
                 if parts.iter().any(|p| p.differs) {
                     class = Class::Regression;
                     intermittent = candidate.failed < candidate.planned();
+                } else if !parts.iter().any(|p| p.counts) && baseline.failed == 0 {
+                    class = Class::Passed;
                 } else if baseline.failed == 0 || class == Class::Regression {
                     class = Class::StillFailing;
-                    intermittent = false;
                 }
+                intermittent &= class == Class::Regression;
                 if effect == Effect::None {
                     waiver = parts.iter().find_map(|p| p.waiver.clone());
                 }

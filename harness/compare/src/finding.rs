@@ -81,6 +81,8 @@ pub(crate) struct Standing {
     pub(crate) effect: Effect,
     /// Only the candidate has it.
     pub(crate) differs: bool,
+    /// The policy takes no notice of it.
+    pub(crate) ignored: bool,
     pub(crate) waiver: Option<String>,
 }
 
@@ -130,8 +132,12 @@ pub(crate) fn deltas(
 pub(crate) fn standings(deltas: &[FindingDelta]) -> BTreeMap<String, Standing> {
     (deltas.iter())
         .map(|d| {
-            let standing =
-                Standing { effect: d.effect, differs: d.is_news(), waiver: d.waiver.clone() };
+            let standing = Standing {
+                effect: d.effect,
+                differs: d.is_news(),
+                ignored: d.ignored,
+                waiver: d.waiver.clone(),
+            };
             (d.finding.signature.clone(), standing)
         })
         .collect()
