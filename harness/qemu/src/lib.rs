@@ -1,1 +1,19 @@
-//! Guests: QEMU arguments, QMP, acceleration.
+//! Guests: QEMU virtual machines as a pool of machines.
+//!
+//! [`Guests`] is the pool. A guest's command line is a pure function of its [`GuestSpec`]
+//! (`args`), its initramfs is put together in memory (`kit`), its life is followed over QMP
+//! (`guest`), and KVM is believed only after it has booted something (`accel`).
+//!
+//! No guest leaves anything on disk: console, agent and QMP are socket pairs, the initramfs is an
+//! anonymous file in memory.
+
+mod accel;
+mod args;
+mod guest;
+mod kit;
+mod pool;
+
+pub use accel::{Accel, AccelChoice};
+pub use args::{GuestSpec, arguments};
+pub use kit::{KitError, Programs, Userland};
+pub use pool::{Guests, GuestsConfig, Qemu, QemuError};

@@ -1,0 +1,250 @@
+//! The only place that starts processes on the controller. Each gets a process group of its own and
+//! dies with kgate, whatever ends kgate.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use kgate_model::host::{Host, HostCommand, HostOutput};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal,
+};
+use tokio::io::AsyncReadExt;
+
+/// Bytes kept of each output stream of a [`HostCommand`].
+const HOST_OUTPUT: u64 = 16 << 20;
+/// Bytes kept of what a long-running process says on its standard error.
+const COMPLAINT: usize = 16 << 10;
+
+/// Runs a [`HostCommand`] on this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalHost;
+
+impl Host for LocalHost {
+    fn run(&self, command: &HostCommand) -> io::Result<HostOutput> {
+        let mut std = Command::new(&command.program);
+        std.args(&command.args).envs(command.env.iter().cloned());
+        if let Some(dir) = &command.dir {
+            std.current_dir(dir);
+        }
+        std.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        tie(&mut std, Vec::new());
+        let mut child = std.spawn()?;
+        let group = Group::of(child.id());
+        let stdout = child.stdout.take().map(collect);
+        let stderr = child.stderr.take().map(collect);
+        let end = Instant::now() + command.timeout;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if Instant::now() >= end {
+                group.kill();
+                child.wait()?;
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!(
+                        "`{}` ran longer than {} s",
+                        command.program.display(),
+                        command.timeout.as_secs()
+                    ),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        // What it left in its group would keep the pipes open.
+        group.kill();
+        let join = |reader: Option<std::thread::JoinHandle<Vec<u8>>>| {
+            reader.and_then(|r| r.join().ok()).unwrap_or_default()
+        };
+        Ok(HostOutput { code: status.code(), stdout: join(stdout), stderr: join(stderr) })
+    }
+}
+
+fn collect(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // A read error ends the output just as its end does.
+        let _ = stream.by_ref().take(HOST_OUTPUT).read_to_end(&mut bytes);
+        let _ = io::copy(&mut stream, &mut io::sink());
+        bytes
+    })
+}
+
+/// A process that runs beside kgate, such as an emulator. Killed with its group when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: tokio::process::Child,
+    group: Group,
+    complaint: Arc<Mutex<Vec<u8>>>,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+impl Process {
+    /// Starts `program`; `inherit` are descriptors that keep their numbers in the child.
+    ///
+    /// # Errors
+    /// What the operating system answered, `NotFound` when there is no such program.
+    pub fn spawn(program: &Path, args: &[OsString], inherit: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut std = Command::new(program);
+        std.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        tie(&mut std, inherit);
+        let mut child = tokio::process::Command::from(std).kill_on_drop(true).spawn()?;
+        let group = Group::of(child.id().unwrap_or_default());
+        let complaint = Arc::new(Mutex::new(Vec::new()));
+        let stderr = child.stderr.take();
+        let kept = Arc::clone(&complaint);
+        let reader = tokio::spawn(async move {
+            let Some(mut stderr) = stderr else { return };
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
+                let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let room = COMPLAINT.saturating_sub(kept.len());
+                kept.extend_from_slice(&buffer[..read.min(room)]);
+            }
+        });
+        Ok(Self { child, group, complaint, reader })
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits for its end. May be called again.
+    ///
+    /// # Errors
+    /// What the operating system answered.
+    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.child.wait().await?;
+        // The last words may still be in the pipe.
+        let _ = tokio::time::timeout(Duration::from_millis(200), &mut self.reader).await;
+        Ok(status)
+    }
+
+    /// What it said on its standard error so far, at most 16 KiB.
+    pub fn complaint(&self) -> String {
+        let kept = self.complaint.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        String::from_utf8_lossy(&kept).trim().to_owned()
+    }
+
+    /// Kills it with everything in its group.
+    pub fn kill(&self) {
+        if self.child.id().is_some() {
+            self.group.kill();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        self.reader.abort();
+    }
+}
+
+/// A process group of ours.
+#[derive(Clone, Copy, Debug)]
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(leader: u32) -> Self {
+        Self(i32::try_from(leader).ok().and_then(Pid::from_raw))
+    }
+
+    fn kill(self) {
+        if let Some(group) = self.0 {
+            // Already gone is what is wanted.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// Gives the child a group of its own, ties its life to ours and lets it keep `inherit`.
+///
+/// The tie is to the *thread* that starts the child: callers start long-running processes from a
+/// thread that lives as long as they do, as the single thread of the `kgate` runtime does.
+#[expect(unsafe_code, reason = "pre_exec is unsafe; its closure only makes system calls")]
+fn tie(command: &mut Command, inherit: Vec<OwnedFd>) {
+    let parent = getpid();
+    command.process_group(0);
+    // SAFETY: between fork and exec only async-signal-safe system calls are made; nothing allocates.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            if getppid() != Some(parent) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            for fd in &inherit {
+                fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
+            }
+            Ok(())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, timeout: Duration) -> io::Result<HostOutput> {
+        LocalHost.run(&HostCommand::new("sh", timeout).args(["-c", script]))
+    }
+
+    #[test]
+    fn output_and_code_are_kept() {
+        let output = sh("echo out; echo err >&2; exit 3", Duration::from_secs(10)).unwrap();
+        let expected =
+            HostOutput { code: Some(3), stdout: b"out\n".to_vec(), stderr: b"err\n".to_vec() };
+        assert_eq!(output, expected);
+    }
+
+    #[test]
+    fn a_command_that_runs_too_long_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
+        let error = sh(&script, Duration::from_millis(300)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let child = std::fs::read_to_string(&pid).unwrap();
+        let gone = |child: &str| {
+            std::fs::read_to_string(format!("/proc/{}/stat", child.trim()))
+                .map_or(true, |stat| stat.contains(") Z "))
+        };
+        let end = Instant::now() + Duration::from_secs(5);
+        while !gone(&child) {
+            assert!(Instant::now() < end, "the command's child is still there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_missing_program_is_not_found() {
+        let error = LocalHost
+            .run(&HostCommand::new("kgate-no-such-program", Duration::from_secs(1)))
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_dropped_process_is_killed() {
+        let args = ["-c", "sleep 1000"].map(OsString::from);
+        let process = Process::spawn(Path::new("sh"), &args, Vec::new()).unwrap();
+        let id = process.id().unwrap();
+        drop(process);
+        let gone = async {
+            while std::fs::read_to_string(format!("/proc/{id}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), gone).await.expect("it is gone");
+    }
+}

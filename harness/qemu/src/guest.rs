@@ -1,0 +1,461 @@
+//! One guest: its process, its QMP connection, its end.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
+use std::time::Duration;
+use std::{io, iter};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use kgate_machine::process::Process;
+use kgate_machine::{Agent, AgentError, BootError, BootRequest, Console, End, Machine};
+use kgate_model::outcome::{Fault, FaultKind};
+use kgate_model::wire::{Identity, Setup};
+use qapi::futures::{QapiStream, QmpStreamTokio};
+use qapi::qmp;
+use std::collections::BTreeMap;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::args::{self, CONSOLE_CHARDEV, GuestSpec};
+
+/// After a panic was reported the kernel still prints its end; then it resets.
+const PANIC_GRACE: Duration = Duration::from_secs(3);
+/// An orderly power-off takes a few milliseconds, longer on a loaded controller.
+const POWER_OFF: Duration = Duration::from_secs(5);
+/// Between the end of QEMU and the last byte of its console being read.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Time that QEMU has to start and to greet on QMP.
+const QMP_GREETING: Duration = Duration::from_secs(20);
+/// Between a QEMU process's end and its last QMP event being read.
+const LAST_EVENTS: Duration = Duration::from_millis(500);
+
+/// Keys of the kernel's magic sysrq, in order: backtraces of all CPUs, blocked tasks, memory, all
+/// tasks.
+const SYSRQ: [u8; 4] = *b"lwmt";
+/// A sysrq dump is over when the console was quiet for so long …
+const SYSRQ_IDLE: Duration = Duration::from_millis(400);
+/// … and is not waited for longer than this.
+const SYSRQ_LONGEST: Duration = Duration::from_secs(4);
+
+type Qmp = qapi::futures::QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
+
+/// A running guest. Dropping it kills it.
+pub(crate) struct Guest {
+    agent: Agent,
+    console: Console,
+    identity: Identity,
+    end: watch::Receiver<Option<End>>,
+    gone: watch::Receiver<bool>,
+    loadable: BTreeMap<String, Vec<String>>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// What the guest's supervisor is asked to do.
+enum Command {
+    /// From now on the end of the guest is wanted.
+    Expect,
+    /// Kill it.
+    Kill,
+    /// Make it tell where it is; answered when the console has it.
+    Diagnose(oneshot::Sender<()>),
+}
+
+/// What a guest is started with.
+pub(crate) struct Start<'a> {
+    pub(crate) qemu: &'a Path,
+    pub(crate) spec: GuestSpec,
+    pub(crate) initrd: OwnedFd,
+    pub(crate) setup: Setup,
+    pub(crate) loadable: BTreeMap<String, Vec<String>>,
+    pub(crate) request: &'a BootRequest,
+}
+
+impl Guest {
+    /// Starts QEMU and waits for the agent's first word.
+    pub(crate) async fn boot(start: Start<'_>) -> Result<Self, BootError> {
+        let Start { qemu, mut spec, initrd, setup, loadable, request } = start;
+        let broken = |what: &str, error: &dyn std::fmt::Display| {
+            BootError::harness(FaultKind::Controller, format!("{what}: {error}"))
+        };
+        let sockets = |e: io::Error| broken("no sockets for the guest", &e);
+        let (console_ours, console_theirs) = pair().map_err(sockets)?;
+        let (agent_ours, agent_theirs) = pair().map_err(sockets)?;
+        let (qmp_ours, qmp_theirs) = pair().map_err(sockets)?;
+        spec.console_fd = console_theirs.as_raw_fd();
+        spec.agent_fd = agent_theirs.as_raw_fd();
+        spec.qmp_fd = qmp_theirs.as_raw_fd();
+        spec.initrd = format!("/proc/self/fd/{}", initrd.as_raw_fd()).into();
+
+        let (console_read, console_write) = split(console_ours);
+        let console = Console::start(console_read, Some(&request.console))
+            .map_err(|e| broken(&format!("{}", request.console.display()), &e))?;
+        let inherit = vec![console_theirs, agent_theirs, qmp_theirs, initrd];
+        let process = Process::spawn(qemu, &args::arguments(&spec), inherit).map_err(|e| {
+            BootError::harness(FaultKind::Emulator, format!("cannot start {}: {e}", qemu.display()))
+        })?;
+
+        let (end_sender, end) = watch::channel(None);
+        let (gone_sender, gone) = watch::channel(false);
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let supervisor = Supervisor {
+            process,
+            qmp_socket: qmp_ours,
+            console: console.clone(),
+            console_write,
+            end: end_sender,
+            expected: false,
+        };
+        tokio::spawn(async move {
+            supervisor.run(inbox).await;
+            gone_sender.send_replace(true);
+        });
+
+        let mut guest = Starting { console, end, gone, commands };
+        let connect = Agent::connect(agent_ours, setup, request.kernel_log.as_deref());
+        tokio::pin!(connect);
+        let connected = tokio::select! {
+            connected = timeout(request.deadline, &mut connect) => connected,
+            () = guest.ended() => Ok(Err(AgentError::Closed("the guest ended".into()))),
+        };
+        match connected {
+            Ok(Ok((agent, identity))) => Ok(Self {
+                agent,
+                identity,
+                console: guest.console,
+                end: guest.end,
+                gone: guest.gone,
+                loadable,
+                commands: guest.commands,
+            }),
+            Ok(Err(error)) => Err(guest.failed(Some(error), request).await),
+            Err(_) => Err(guest.failed(None, request).await),
+        }
+    }
+}
+
+/// A guest whose agent has not answered yet.
+struct Starting {
+    console: Console,
+    end: watch::Receiver<Option<End>>,
+    gone: watch::Receiver<bool>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Starting {
+    async fn ended(&mut self) {
+        let _ = self.end.wait_for(Option::is_some).await;
+    }
+
+    /// Finds out why the agent did not answer, and ends what is left. No `error` means that the
+    /// deadline came.
+    async fn failed(mut self, error: Option<AgentError>, request: &BootRequest) -> BootError {
+        let mut diagnosis = None;
+        match &error {
+            None => diagnosis = Some(diagnose(&self.commands, &self.console).await),
+            // The channel breaks a moment before its reason is known.
+            Some(AgentError::Closed(_)) => {
+                let _ = timeout(PANIC_GRACE, self.ended()).await;
+            }
+            Some(_) => {}
+        }
+        let end = self.end.borrow().clone();
+        let _ = self.commands.send(Command::Kill);
+        let _ = timeout(POWER_OFF, self.gone.wait_for(|&gone| gone)).await;
+        self.console.closed(DRAIN).await;
+        let cause = self.console.cause();
+        let tail = self.console.tail();
+        let fault = match (&end, &error, &cause) {
+            (Some(End::Vanished(how)), _, _) => Fault::harness(FaultKind::Emulator, how.clone()),
+            (_, Some(AgentError::Refused(trouble)), _) => {
+                Fault::kernel(FaultKind::BootFailed, trouble.message.clone())
+            }
+            (_, Some(error @ (AgentError::Protocol { .. } | AgentError::Silent(_))), _) => {
+                Fault::harness(FaultKind::Channel, error.to_string())
+            }
+            (_, _, Some(finding)) => Fault::kernel(FaultKind::BootFailed, finding.title.clone()),
+            (Some(end), _, None) => {
+                let fault = end.fault(None);
+                match last_word(&tail) {
+                    Some(word) => Fault::harness(FaultKind::Channel, word),
+                    None => Fault { kind: FaultKind::BootFailed, ..fault },
+                }
+            }
+            (None, None, None) => Fault::kernel(
+                FaultKind::BootFailed,
+                format!(
+                    "no word from the agent after {} s; the console ends with: {}",
+                    request.deadline.as_secs_f32(),
+                    last_line(&tail),
+                ),
+            ),
+            (None, Some(error), None) => Fault::harness(FaultKind::Channel, error.to_string()),
+        };
+        BootError { fault, findings: self.console.findings(0), tail, diagnosis }
+    }
+}
+
+/// What the agent said on the console before it gave up.
+fn last_word(tail: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(tail);
+    text.lines().rev().find_map(|l| Some(l.split_once("kgate-agent: ")?.1.trim().to_owned()))
+}
+
+fn last_line(tail: &[u8]) -> String {
+    let text = String::from_utf8_lossy(tail);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    line.map_or_else(|| "nothing".into(), |line| format!("“{line}”"))
+}
+
+async fn diagnose(commands: &mpsc::UnboundedSender<Command>, console: &Console) -> Vec<u8> {
+    let before = console.progress().borrow().bytes;
+    let (done, wait) = oneshot::channel();
+    if commands.send(Command::Diagnose(done)).is_ok() {
+        let _ = wait.await;
+    }
+    console.settle().await;
+    let new = console.progress().borrow().bytes.saturating_sub(before);
+    let tail = console.tail();
+    let from = tail.len().saturating_sub(usize::try_from(new).unwrap_or(usize::MAX));
+    tail[from..].to_vec()
+}
+
+#[async_trait(?Send)]
+impl Machine for Guest {
+    fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    fn console(&self) -> &Console {
+        &self.console
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn end(&self) -> watch::Receiver<Option<End>> {
+        self.end.clone()
+    }
+
+    async fn load_modules(&mut self, names: &[String]) -> Result<(), Fault> {
+        let mut paths: Vec<String> = Vec::new();
+        for path in names.iter().filter_map(|name| self.loadable.get(name)).flatten() {
+            if !paths.contains(path) {
+                paths.push(path.clone());
+            }
+        }
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.agent.load_modules(paths).await.map_err(|error| match error {
+            AgentError::Refused(trouble) => Fault::kernel(FaultKind::Requirement, trouble.message),
+            other => Fault::harness(FaultKind::Channel, other.to_string()),
+        })
+    }
+
+    async fn diagnose(&mut self) -> Vec<u8> {
+        diagnose(&self.commands, &self.console).await
+    }
+
+    async fn stop(mut self: Box<Self>) {
+        let _ = self.commands.send(Command::Expect);
+        let asked = self.agent.power_off().is_ok();
+        let wait = if asked { POWER_OFF } else { Duration::ZERO };
+        if timeout(wait, self.gone.wait_for(|&gone| gone)).await.is_err() {
+            let _ = self.commands.send(Command::Kill);
+            let _ = timeout(POWER_OFF, self.gone.wait_for(|&gone| gone)).await;
+        }
+        self.console.closed(DRAIN).await;
+    }
+}
+
+fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = StdUnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+/// Owns the process and learns how it ends.
+struct Supervisor {
+    process: Process,
+    qmp_socket: UnixStream,
+    console: Console,
+    console_write: WriteHalf<UnixStream>,
+    end: watch::Sender<Option<End>>,
+    expected: bool,
+}
+
+/// What QMP has told of the guest's end so far.
+#[derive(Default)]
+struct Told {
+    panicked: bool,
+    reason: Option<qmp::ShutdownCause>,
+}
+
+impl Supervisor {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        let (read, write) = split(self.qmp_socket);
+        let mut told = Told::default();
+        let greeting = timeout(QMP_GREETING, async {
+            QmpStreamTokio::<ReadHalf<UnixStream>>::open_split(read, write).await?.negotiate().await
+        });
+        let (qmp, mut events) = tokio::select! {
+            stream = greeting => match stream {
+                Ok(Ok(stream)) => {
+                    let (qmp, events) = QapiStream::into_parts(stream);
+                    (Some(qmp), Some(events))
+                }
+                // QEMU ended before it spoke: its exit tells why.
+                Ok(Err(_)) | Err(_) => (None, None),
+            },
+            () = killed(&mut inbox) => {
+                self.process.kill();
+                (None, None)
+            }
+        };
+        let mut deadline: Option<Instant> = None;
+        let mut killing = false;
+        let status = loop {
+            tokio::select! {
+                status = self.process.wait() => break status,
+                event = next_event(&mut events) => match event {
+                    Some(qmp::Event::GUEST_PANICKED { .. }) => {
+                        told.panicked = true;
+                        deadline.get_or_insert_with(|| Instant::now() + PANIC_GRACE);
+                    }
+                    Some(qmp::Event::SHUTDOWN { data, .. }) => {
+                        told.reason = Some(data.reason);
+                    }
+                    Some(_) => {}
+                    None => events = None,
+                },
+                () = self.console.panicked(), if deadline.is_none() => {
+                    told.panicked = true;
+                    deadline = Some(Instant::now() + PANIC_GRACE);
+                }
+                () = at(deadline), if !killing => {
+                    killing = true;
+                    self.process.kill();
+                }
+                command = inbox.recv() => match command {
+                    Some(Command::Expect) => self.expected = true,
+                    Some(Command::Diagnose(done)) => {
+                        let diagnosis = interrogate(qmp.as_ref(), &mut self.console_write, &self.console);
+                        tokio::select! {
+                            () = diagnosis => {}
+                            () = drain_events(&mut events, &mut told) => {}
+                        }
+                        let _ = done.send(());
+                    }
+                    // The guest was dropped, or is to go.
+                    Some(Command::Kill) | None => {
+                        self.expected = true;
+                        self.process.kill();
+                        break self.process.wait().await;
+                    }
+                },
+            }
+        };
+        let _ = timeout(LAST_EVENTS, drain_events(&mut events, &mut told)).await;
+        if !self.expected {
+            let end = end_of(&self.process, status, &told, killing);
+            self.end.send_replace(Some(end));
+        }
+    }
+}
+
+fn end_of(
+    process: &Process,
+    status: io::Result<std::process::ExitStatus>,
+    told: &Told,
+    killed: bool,
+) -> End {
+    use qmp::ShutdownCause as Cause;
+    match told.reason {
+        _ if told.panicked => End::Panicked,
+        Some(Cause::guest_panic) => End::Panicked,
+        Some(Cause::guest_reset | Cause::subsystem_reset) => End::Reset,
+        Some(Cause::guest_shutdown) => End::PoweredOff,
+        _ => {
+            let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            let said = process.complaint();
+            let parts = iter::once(format!("QEMU ended from outside ({how})"))
+                .chain((!said.is_empty()).then_some(said))
+                .chain(killed.then(|| "kgate killed it".to_owned()));
+            End::Vanished(parts.collect::<Vec<_>>().join(": "))
+        }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the guest is to go.
+async fn killed(inbox: &mut mpsc::UnboundedReceiver<Command>) {
+    loop {
+        match inbox.recv().await {
+            Some(Command::Kill) | None => return,
+            // Dropping the sender answers it: nothing can be asked yet.
+            Some(Command::Expect | Command::Diagnose(_)) => {}
+        }
+    }
+}
+
+type Events = qapi::futures::QapiEvents<QmpStreamTokio<ReadHalf<UnixStream>>>;
+
+async fn next_event(events: &mut Option<Events>) -> Option<qmp::Event> {
+    let Some(events) = events else { return std::future::pending().await };
+    loop {
+        match events.next().await? {
+            Ok(event) => return Some(event),
+            // An event of a newer QEMU that this program doesn't know.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Reads events until there are no more.
+async fn drain_events(events: &mut Option<Events>, told: &mut Told) {
+    while let Some(event) = next_event(events).await {
+        match event {
+            qmp::Event::GUEST_PANICKED { .. } => told.panicked = true,
+            qmp::Event::SHUTDOWN { data, .. } => told.reason = Some(data.reason),
+            _ => {}
+        }
+    }
+}
+
+/// Sysrq over the serial line; a kernel that takes no interrupts gets an NMI, on which it panics
+/// with a backtrace.
+async fn interrogate(
+    qmp: Option<&Qmp>,
+    console_write: &mut WriteHalf<UnixStream>,
+    console: &Console,
+) {
+    let Some(qmp) = qmp else { return };
+    let before = console.progress().borrow().bytes;
+    for key in SYSRQ {
+        let ask = qmp::chardev_send_break { id: CONSOLE_CHARDEV.into() };
+        if qmp.execute(ask).await.is_err() {
+            return;
+        }
+        // The break has to reach the kernel before the key does.
+        sleep(Duration::from_millis(20)).await;
+        let _ = console_write.write_all(&[key]).await;
+        console.quiet(SYSRQ_IDLE, SYSRQ_LONGEST).await;
+        if console.progress().borrow().bytes == before {
+            let _ = qmp.execute(qmp::inject_nmi {}).await;
+            console.quiet(SYSRQ_IDLE * 3, SYSRQ_LONGEST).await;
+            return;
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What a guest boots from: the initramfs with agent, userland and modules, put together in memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kgate_image::Busybox;
+use kgate_kernel::initramfs::{Content, Initramfs, InitramfsError};
+use kgate_kernel::{Driver, Kernel, KernelError, ModuleFile, Status};
+use kgate_model::wire::{Root, Setup};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// Where modules are in the initramfs.
+const MODULES: &str = "/kgate/modules";
+/// Modules that the agent loads before it can speak.
+const CHANNEL: [(&str, &str); 2] =
+    [("virtio_pci", "VIRTIO_PCI"), ("virtio_console", "VIRTIO_CONSOLE")];
+/// Modules behind an image's root.
+const ROOT: [(&str, &str); 3] =
+    [("virtio_blk", "VIRTIO_BLK"), ("squashfs", "SQUASHFS"), ("overlay", "OVERLAY_FS")];
+/// Modules behind a NIC.
+const NETWORK: [(&str, &str); 1] = [("virtio_net", "VIRTIO_NET")];
+/// Drivers of the panic device, by the names they had over time. None is required: a kernel without
+/// them still panics on its console.
+const PANIC: [&str; 2] = ["pvpanic_mmio", "pvpanic"];
+
+/// kgate's own programs for the inside of a machine: static executables.
+#[derive(Clone, Copy, Debug)]
+pub struct Programs {
+    /// The agent.
+    pub agent: &'static [u8],
+    /// The measuring programs.
+    pub ops: &'static [u8],
+}
+
+/// What the steps find on the machine.
+#[derive(Clone, Debug)]
+pub enum Userland {
+    /// One busybox in the initramfs.
+    Base(Arc<Busybox>),
+    /// A squashfs image on a disk.
+    Image(PathBuf),
+}
+
+/// Why a guest can't be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum KitError {
+    /// The kernel lacks something a guest needs, or its modules can't be read.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The initramfs can't be written.
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
+    /// Memory for it can't be had.
+    #[error("no memory for an initramfs: {0}")]
+    Memory(#[from] io::Error),
+}
+
+/// An initramfs in memory, and how the agent is to use it.
+#[derive(Debug)]
+pub(crate) struct Kit {
+    /// The initramfs, an anonymous file.
+    pub(crate) initrd: OwnedFd,
+    /// The disk to attach.
+    pub(crate) disk: Option<PathBuf>,
+    /// What the agent prepares.
+    pub(crate) setup: Setup,
+    /// Names of modules that trials may load to their paths in the initramfs, in order.
+    pub(crate) loadable: BTreeMap<String, Vec<String>>,
+}
+
+impl Kit {
+    /// Builds the initramfs of `kernel` with `userland`; `extra` are modules that trials load.
+    pub(crate) fn build(
+        kernel: &Kernel,
+        userland: &Userland,
+        programs: Programs,
+        extra: &[String],
+        network: bool,
+    ) -> Result<Self, KitError> {
+        let mut archive = Archive::default();
+        archive.initramfs.file("init", 0o755, Content::Bytes(programs.agent.to_vec()))?;
+        archive.initramfs.file("kgate/ops", 0o755, Content::Bytes(programs.ops.to_vec()))?;
+        // The kernel opens it for init before anything is mounted.
+        archive.initramfs.char_device("dev/console", 0o600, 5, 1)?;
+
+        let channel = archive.modules(kernel.require(&drivers(&CHANNEL))?)?;
+        archive.initramfs.file(
+            "kgate/boot-modules",
+            0o644,
+            Content::Bytes(
+                channel.iter().flat_map(|p| [p.as_str(), "\n"]).collect::<String>().into(),
+            ),
+        )?;
+        let mut setup = Setup { network, hostname: "kgate".into(), ..Setup::default() };
+        let panic: Vec<_> = PANIC
+            .into_iter()
+            .filter(|name| kernel.modules.status(name) == Status::Module)
+            .map(Driver::named)
+            .collect();
+        setup.modules.extend(archive.modules(kernel.require(&panic)?)?);
+        if network {
+            setup.modules.extend(archive.modules(kernel.require(&drivers(&NETWORK))?)?);
+        }
+        let disk = match userland {
+            Userland::Base(busybox) => {
+                archive.base(busybox)?;
+                None
+            }
+            Userland::Image(path) => {
+                setup.modules.extend(archive.modules(kernel.require(&drivers(&ROOT))?)?);
+                setup.root = Some(Root { device: "/dev/vda".into(), fs: "squashfs".into() });
+                Some(path.clone())
+            }
+        };
+        let mut loadable = BTreeMap::new();
+        for name in extra {
+            if kernel.modules.status(name) == Status::Module {
+                let paths = archive.modules(kernel.modules.closure(&[name])?)?;
+                loadable.insert(name.clone(), paths);
+            }
+        }
+
+        let memory =
+            memfd_create("kgate-initramfs", MemfdFlags::CLOEXEC).map_err(io::Error::from)?;
+        let writer = BufWriter::with_capacity(1 << 18, File::from(memory));
+        let file = archive
+            .initramfs
+            .write(writer)?
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        Ok(Self { initrd: file.into(), disk, setup, loadable })
+    }
+}
+
+fn drivers(table: &[(&str, &str)]) -> Vec<Driver> {
+    table.iter().map(|(module, config)| Driver::new(module, config)).collect()
+}
+
+#[derive(Default)]
+struct Archive {
+    initramfs: Initramfs,
+    held: BTreeMap<String, String>,
+}
+
+impl Archive {
+    /// Adds modules that are not in it yet; returns the paths of all of them, in order.
+    fn modules(&mut self, files: Vec<ModuleFile>) -> Result<Vec<String>, KitError> {
+        let mut paths = Vec::new();
+        for file in files {
+            let path = match self.held.get(&file.name) {
+                Some(path) => path.clone(),
+                None => {
+                    let path = format!("{MODULES}/{}.ko", file.name);
+                    self.held.insert(file.name.clone(), path.clone());
+                    self.initramfs.file(&path, 0o644, Content::Module(file))?;
+                    path
+                }
+            };
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    fn base(&mut self, busybox: &Busybox) -> Result<(), KitError> {
+        let root = &mut self.initramfs;
+        root.file("bin/busybox", 0o755, Content::Bytes(busybox.bytes.clone()))?;
+        for applet in busybox.applets.iter().filter(|a| a.as_str() != "busybox") {
+            root.symlink(&format!("bin/{applet}"), "busybox")?;
+        }
+        for (link, target) in [("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin")] {
+            root.symlink(link, target)?;
+        }
+        for (path, mode) in [
+            ("proc", 0o755),
+            ("sys", 0o755),
+            ("run", 0o755),
+            ("root", 0o700),
+            ("mnt", 0o755),
+            ("tmp", 0o1777),
+        ] {
+            root.dir(path, mode)?;
+        }
+        for (path, text) in [
+            (
+                "etc/passwd",
+                "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+            ),
+            ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+            ("etc/hosts", "127.0.0.1 localhost kgate\n::1 localhost\n"),
+        ] {
+            root.file(path, 0o644, Content::Bytes(text.into()))?;
+        }
+        Ok(())
+    }
+}

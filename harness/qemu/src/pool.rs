@@ -1,0 +1,319 @@
+//! The pool: guests for the two kernels of a run.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use kgate_kernel::Kernel;
+use kgate_machine::{BootError, BootRequest, Machine, Pool};
+use kgate_model::host::{Host, HostCommand};
+use kgate_model::outcome::{FaultKind, Role};
+use kgate_model::plan::MachineShape;
+use tokio::sync::Mutex;
+
+use crate::accel::{Accel, AccelChoice, probe_kvm};
+use crate::args::GuestSpec;
+use crate::guest::{Guest, Start};
+use crate::kit::{Kit, KitError, Programs, Userland};
+
+/// Kernel parameters of every guest.
+///
+/// A panic resets the machine at once, which ends QEMU; a silent machine can be asked over sysrq or
+/// by an NMI. Everything else stays as the kernel's own defaults have it.
+const COMMAND_LINE: &str =
+    "console=ttyS0 panic=-1 loglevel=7 sysrq_always_enabled unknown_nmi_panic";
+
+/// What QEMU needs beside the guest's memory, measured generously.
+const OVERHEAD: u64 = 160 << 20;
+
+/// A first boot under KVM that takes longer is no proof of it.
+const KVM_PROOF: Duration = Duration::from_secs(15);
+
+/// The emulator on this controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qemu {
+    /// The program.
+    pub program: PathBuf,
+    /// What it says of its version.
+    pub version: String,
+}
+
+/// Why there is no emulator.
+#[derive(Debug, thiserror::Error)]
+pub enum QemuError {
+    /// There is no such program.
+    #[error("{} is not installed: on Debian, `apt-get install qemu-system-x86`", .0.display())]
+    Missing(PathBuf),
+    /// It does not say its version.
+    #[error("{} does not run: {reason}", program.display())]
+    Broken {
+        /// The program.
+        program: PathBuf,
+        /// What it said instead.
+        reason: String,
+    },
+}
+
+impl Qemu {
+    /// Asks the emulator for its version.
+    ///
+    /// # Errors
+    /// It is not there or does not run.
+    pub fn find(program: PathBuf, host: &dyn Host) -> Result<Self, QemuError> {
+        let command = HostCommand::new(&program, Duration::from_secs(20)).arg("--version");
+        let broken = |reason| QemuError::Broken { program: program.clone(), reason };
+        match host.run(&command) {
+            Ok(output) if output.code == Some(0) => {
+                let text = String::from_utf8_lossy(&output.stdout);
+                let version = text.lines().next().unwrap_or_default().trim().to_owned();
+                Ok(Self { program, version })
+            }
+            Ok(output) => Err(broken(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(QemuError::Missing(program))
+            }
+            Err(error) => Err(broken(error.to_string())),
+        }
+    }
+}
+
+/// What a pool of guests is made of.
+#[derive(Clone, Debug)]
+pub struct GuestsConfig {
+    /// The emulator.
+    pub qemu: Qemu,
+    /// The accelerator that was asked for.
+    pub accel: AccelChoice,
+    /// The kernels.
+    pub kernels: BTreeMap<Role, Kernel>,
+    /// The roots of the steps, by name; `base` among them.
+    pub userlands: BTreeMap<String, Userland>,
+    /// kgate's own programs for the inside.
+    pub programs: Programs,
+    /// CPUs of the controller that guests may use.
+    pub cpus: u32,
+    /// Memory of the controller that guests may use, in bytes.
+    pub memory: u64,
+}
+
+/// A pool of QEMU guests.
+pub struct Guests {
+    config: GuestsConfig,
+    state: Mutex<State>,
+    /// For [`Pool::facts`], which can't wait.
+    facts: std::cell::RefCell<BTreeMap<String, String>>,
+}
+
+#[derive(Default)]
+struct State {
+    kits: HashMap<KitKey, Rc<Kit>>,
+    accel: Option<Proven>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct KitKey {
+    role: Role,
+    image: String,
+    modules: Vec<String>,
+    network: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Proven {
+    accel: Accel,
+    /// It has booted a kernel; until then KVM is only likely to.
+    booted: bool,
+}
+
+impl Guests {
+    /// A pool. Nothing is started yet.
+    pub fn new(config: GuestsConfig) -> Self {
+        let facts = BTreeMap::from([
+            ("machine".into(), "qemu".into()),
+            ("qemu".into(), config.qemu.version.clone()),
+        ]);
+        Self { config, state: Mutex::default(), facts: facts.into() }
+    }
+
+    /// Finds out which accelerator is used, before the first boot.
+    ///
+    /// # Errors
+    /// KVM was asked for and is not usable.
+    pub async fn settle_accel(&self) -> Result<Accel, BootError> {
+        let mut state = self.state.lock().await;
+        self.accel(&mut state).await.map(|proven| proven.accel)
+    }
+
+    async fn accel(&self, state: &mut State) -> Result<Proven, BootError> {
+        if let Some(proven) = state.accel {
+            return Ok(proven);
+        }
+        let kvm = || probe_kvm(&self.config.qemu.program);
+        let (proven, why) = match self.config.accel {
+            AccelChoice::Only(Accel::Tcg) => (Proven { accel: Accel::Tcg, booted: true }, None),
+            AccelChoice::Only(Accel::Kvm) => {
+                kvm().await.map_err(|why| {
+                    BootError::harness(FaultKind::Emulator, format!("KVM can't be used: {why}"))
+                })?;
+                (Proven { accel: Accel::Kvm, booted: true }, None)
+            }
+            AccelChoice::Auto => match kvm().await {
+                Ok(()) => (Proven { accel: Accel::Kvm, booted: false }, None),
+                Err(why) => (Proven { accel: Accel::Tcg, booted: true }, Some(why)),
+            },
+        };
+        self.settled(state, proven, why);
+        Ok(proven)
+    }
+
+    fn settled(&self, state: &mut State, proven: Proven, why: Option<String>) {
+        state.accel = Some(proven);
+        let mut facts = self.facts.borrow_mut();
+        facts.insert("accelerator".into(), proven.accel.as_str().into());
+        if let Some(why) = why {
+            facts.insert("accelerator reason".into(), why);
+        }
+    }
+
+    fn kit(&self, state: &mut State, request: &BootRequest) -> Result<Rc<Kit>, BootError> {
+        let key = KitKey {
+            role: request.role,
+            image: request.image.clone(),
+            modules: request.modules.clone(),
+            network: request.shape.network,
+        };
+        if let Some(kit) = state.kits.get(&key) {
+            return Ok(Rc::clone(kit));
+        }
+        let broken = |message: String| BootError::harness(FaultKind::Controller, message);
+        let kernel = self.kernel(request.role)?;
+        let userland = self
+            .config
+            .userlands
+            .get(&request.image)
+            .ok_or_else(|| broken(format!("no image `{}` was prepared", request.image)))?;
+        let kit = Kit::build(kernel, userland, self.config.programs, &key.modules, key.network)
+            .map_err(|error| broken(error.to_string()))?;
+        let kit = Rc::new(kit);
+        state.kits.insert(key, Rc::clone(&kit));
+        Ok(kit)
+    }
+
+    fn kernel(&self, role: Role) -> Result<&Kernel, BootError> {
+        self.config.kernels.get(&role).ok_or_else(|| {
+            BootError::harness(FaultKind::Controller, format!("the pool has no {role} kernel"))
+        })
+    }
+
+    /// Builds everything that a boot needs before any guest is started, so that a kernel that lacks
+    /// a driver or an image that is missing is told at once.
+    ///
+    /// # Errors
+    /// See [`KitError`].
+    pub fn check(&self, role: Role, image: &str, network: bool) -> Result<(), KitError> {
+        let (Some(kernel), Some(userland)) =
+            (self.config.kernels.get(&role), self.config.userlands.get(image))
+        else {
+            return Ok(());
+        };
+        Kit::build(kernel, userland, self.config.programs, &[], network).map(drop)
+    }
+
+    async fn start(
+        &self,
+        request: &BootRequest,
+        kit: &Kit,
+        accel: Accel,
+    ) -> Result<Guest, BootError> {
+        let kernel = self.kernel(request.role)?;
+        let shape = &request.shape;
+        let mut command_line = COMMAND_LINE.to_owned();
+        for argument in &shape.kernel_args {
+            command_line.push(' ');
+            command_line.push_str(argument);
+        }
+        let initrd = kit.initrd.as_fd().try_clone_to_owned().map_err(|e| {
+            BootError::harness(FaultKind::Controller, format!("no descriptor for a guest: {e}"))
+        })?;
+        let spec = GuestSpec {
+            name: request.name.clone(),
+            accel,
+            cpu_model: shape.cpu_model.clone().unwrap_or_else(|| accel.default_cpu().into()),
+            cpus: shape.cpus,
+            memory_mib: shape.memory >> 20,
+            kernel: kernel.image.clone(),
+            initrd: PathBuf::new(),
+            command_line,
+            console_fd: -1,
+            agent_fd: -1,
+            qmp_fd: -1,
+            disk: kit.disk.clone(),
+            network: shape.network,
+        };
+        let guest = Guest::boot(Start {
+            qemu: &self.config.qemu.program,
+            spec,
+            initrd,
+            setup: kit.setup.clone(),
+            loadable: kit.loadable.clone(),
+            request,
+        })
+        .await?;
+        let runs = guest.identity();
+        if runs.release != kernel.release || !kernel.banner.contains(&runs.version) {
+            return Err(BootError::harness(
+                FaultKind::Identity,
+                format!(
+                    "{} was started, but {} {} answered",
+                    kernel.banner, runs.release, runs.version
+                ),
+            ));
+        }
+        Ok(guest)
+    }
+}
+
+#[async_trait(?Send)]
+impl Pool for Guests {
+    fn capacity(&self, shape: &MachineShape) -> usize {
+        let by_cpu = self.config.cpus / shape.cpus.max(1);
+        let by_memory = self.config.memory / (shape.memory + OVERHEAD);
+        usize::try_from(u64::from(by_cpu).min(by_memory)).unwrap_or(usize::MAX).max(1)
+    }
+
+    fn facts(&self) -> BTreeMap<String, String> {
+        self.facts.borrow().clone()
+    }
+
+    async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
+        let mut state = self.state.lock().await;
+        let kit = self.kit(&mut state, request)?;
+        let proven = self.accel(&mut state).await?;
+        if proven.booted {
+            drop(state);
+            return Ok(Box::new(self.start(request, &kit, proven.accel).await?));
+        }
+        // The first boot under KVM, with the lock held: nobody else boots before it is known
+        // whether KVM works, and all boots of a run use the same accelerator.
+        let trial = BootRequest { deadline: request.deadline.min(KVM_PROOF), ..request.clone() };
+        let kvm = match self.start(&trial, &kit, Accel::Kvm).await {
+            Ok(guest) => {
+                self.settled(&mut state, Proven { booted: true, ..proven }, None);
+                return Ok(Box::new(guest));
+            }
+            Err(error) => error,
+        };
+        match self.start(request, &kit, Accel::Tcg).await {
+            Ok(guest) => {
+                let why = format!("a first boot under KVM failed ({kvm}), under TCG it did not");
+                self.settled(&mut state, Proven { accel: Accel::Tcg, booted: true }, Some(why));
+                Ok(Box::new(guest))
+            }
+            // It boots under neither: the kernel's own trouble, and nothing said about KVM.
+            Err(_) => Err(kvm),
+        }
+    }
+}
