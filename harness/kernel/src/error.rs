@@ -192,8 +192,10 @@ impl KernelError {
     pub fn is_infrastructure(&self) -> bool {
         match self {
             Self::Host { .. } => true,
-            Self::Io { source, .. } => {
-                !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+            Self::Io { doing, source, .. } => {
+                use io::ErrorKind::{IsADirectory, NotADirectory, PermissionDenied};
+                *doing != "read"
+                    || !matches!(source.kind(), IsADirectory | NotADirectory | PermissionDenied)
             }
             _ => false,
         }

@@ -113,7 +113,10 @@ fn open(path: &Path) -> Result<(Header, BufReader<File>), KernelError> {
             return Err(refuse("a source package", "give the binary package for x86_64"));
         }
         _ => {
-            return Err(refuse("named like an RPM package, but not one", "fetch the package again"));
+            return Err(refuse(
+                "named like an RPM package, but not one",
+                "fetch the package again",
+            ));
         }
     }
     let packed = |e: io::Error| KernelError::packed(path, "its header", &e);

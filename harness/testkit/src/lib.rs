@@ -1,1 +1,4 @@
 //! For tests: scripted machines, real kernels, redaction.
+
+pub mod host;
+pub mod kernels;

@@ -1,0 +1,111 @@
+//! Real kernels for tests: two Debian stable releases of one branch, as apt offers them now.
+//!
+//! They are looked up, never pinned, and kept in `target/kgate-test`, so that the next test, in
+//! this process or another, finds them there. `Resolver { cache_dir: kernels::cache_dir(), host:
+//! &TestHost }` resolves others into the same place.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use kgate_kernel::{Kernel, KernelError, Reference, Resolver, apt};
+
+use crate::host::TestHost;
+
+/// The small kernels that Debian makes for guests.
+const FLAVOUR: &str = "cloud-amd64";
+/// Where apt keeps what it was told of; changes with every `apt-get update`.
+const APT_LISTS: &str = "/var/lib/apt/lists";
+
+/// Two releases of one branch.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// The older one.
+    pub baseline: Kernel,
+    /// The newer one.
+    pub candidate: Kernel,
+    /// The package file of the older one.
+    pub baseline_deb: PathBuf,
+    /// The package file of the newer one.
+    pub candidate_deb: PathBuf,
+}
+
+/// `target/kgate-test` of this workspace, where tests keep what is costly to fetch or make.
+#[must_use]
+pub fn cache_dir() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.ancestors().nth(2).unwrap_or(manifest).join("target/kgate-test")
+}
+
+/// A baseline and a candidate. `None`, after printing `SKIP` and why, when this machine has no
+/// apt, its lists name no two releases, or they can't be fetched.
+///
+/// ```no_run
+/// let Some(pair) = kgate_testkit::kernels::pair() else { return };
+/// assert_ne!(pair.baseline.release, pair.candidate.release);
+/// ```
+///
+/// # Panics
+/// When a kernel that apt fetched is refused: that is what tests are there to find.
+#[must_use]
+pub fn pair() -> Option<Pair> {
+    match find() {
+        Ok(pair) => Some(pair),
+        Err(why) => {
+            skip(&why);
+            None
+        }
+    }
+}
+
+/// Says that a test does not run, and why.
+#[expect(clippy::print_stderr, reason = "a test that does not run has to be seen")]
+fn skip(why: &str) {
+    eprintln!("SKIP: no real kernels for this test: {why}");
+}
+
+fn find() -> Result<Pair, String> {
+    let dir = cache_dir();
+    fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let lock = File::create(dir.join(".lock")).and_then(|file| file.lock().map(|()| file));
+    let _lock = lock.map_err(|e| format!("{}: {e}", dir.display()))?;
+    let choice = dir.join("pair");
+    let [baseline, candidate] = match chosen(&choice) {
+        Some(references) => references,
+        None => {
+            let kernels = apt::kernels(&TestHost, FLAVOUR).map_err(|e| e.to_string())?;
+            let (baseline, candidate) = apt::pair(&kernels).ok_or_else(|| {
+                format!(
+                    "apt offers no two releases of a {FLAVOUR} kernel; run apt-get update as root"
+                )
+            })?;
+            let references = [baseline.reference(), candidate.reference()];
+            fs::write(&choice, references.join("\n"))
+                .map_err(|e| format!("{}: {e}", choice.display()))?;
+            references
+        }
+    };
+    let (baseline, baseline_deb) = resolve(&dir, &baseline)?;
+    let (candidate, candidate_deb) = resolve(&dir, &candidate)?;
+    Ok(Pair { baseline, candidate, baseline_deb, candidate_deb })
+}
+
+/// The choice of an earlier test, while apt still knows no more than it did then.
+fn chosen(choice: &Path) -> Option<[String; 2]> {
+    let made = fs::metadata(choice).and_then(|m| m.modified()).ok()?;
+    let told = fs::metadata(APT_LISTS).and_then(|m| m.modified()).ok()?;
+    let text = fs::read_to_string(choice).ok().filter(|_| told < made)?;
+    let (baseline, candidate) = text.split_once('\n')?;
+    Some([baseline.to_owned(), candidate.to_owned()])
+}
+
+fn resolve(dir: &Path, reference: &str) -> Result<(Kernel, PathBuf), String> {
+    let resolver = Resolver { cache_dir: dir.to_owned(), host: &TestHost };
+    let kernel = match Reference::parse(reference).and_then(|r| resolver.resolve(&r)) {
+        Ok(kernel) => kernel,
+        Err(error @ KernelError::Host { .. }) => return Err(error.to_string()),
+        Err(error) => panic!("{reference}: {error}"),
+    };
+    let package = &kernel.origin.packages[0];
+    let file = format!("{}_{}_amd64.deb", package.name, package.version.replace(':', "%3a"));
+    Ok((kernel, dir.join("apt").join(file)))
+}
