@@ -167,7 +167,7 @@ pub(crate) static RULES: &[Rule] = &[
     rule("kernel BUG at", r"kernel BUG at",
         Bug, Severe, "kernel BUG in {f}", First).skip("^skb_"),
     // The lock checker.
-    rule("possible ", r"(?:\[ )?(?:WARNING|INFO): possible (?:circular locking dependency|recursive locking|irq lock inversion dependency) detected",
+    rule(": possible ", r"(?:\[ )?(?:WARNING|INFO): possible (?:circular locking dependency|recursive locking|irq lock inversion dependency) detected",
         Lockdep, Warning, "possible deadlock in {f}", First).detail(LOCK),
     rule("-unsafe lock order", r"(?:\[ )?(?:WARNING|INFO): \S+-safe -> \S+-unsafe lock order detected",
         Lockdep, Warning, "possible deadlock in {f}", First).detail(LOCK),
@@ -194,7 +194,7 @@ pub(crate) static RULES: &[Rule] = &[
         Lockdep, Warning, "BUG: workqueue leaked lock or atomic in {f}", Stack)
         .detail(r"last function: (?P<f>\w+)").skip("process_one_work"),
     // Stalls.
-    rule("detected", r"(?:rcu: )?INFO: rcu_\w+ (?:self-)?detected (?:expedited )?stall",
+    rule("INFO: rcu_", r"(?:rcu: )?INFO: rcu_\w+ (?:self-)?detected (?:expedited )?stall",
         RcuStall, Severe, "INFO: rcu detected stall in {f}", Looping)
         .skip(r"apic_timer_interrupt|rcu|^asm_|^sysvec_"),
     rule("soft lockup - CPU#", r"(?:.*watchdog: )?BUG: soft lockup - CPU#",
@@ -202,7 +202,7 @@ pub(crate) static RULES: &[Rule] = &[
         .skip(r"apic_timer_interrupt|^asm_|^sysvec_"),
     rule("hard LOCKUP", r"(?:.*watchdog: )?Watchdog detected hard LOCKUP",
         HardLockup, Severe, "Watchdog detected hard LOCKUP in {f}", Looping),
-    rule("blocked", r"INFO: task .+ blocked (?:in I/O wait |on a \S+ )?for more than \d+ seconds",
+    rule("INFO: task ", r"INFO: task .+ blocked (?:in I/O wait |on a \S+ )?for more than \d+ seconds",
         HungTask, Severe, "INFO: task hung in {f}", Waiter),
     rule("can't die for more", r"INFO: task .+ can't die for more than",
         HungTask, Severe, "INFO: task can't die in {f}", Stack).skip("schedule"),

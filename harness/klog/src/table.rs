@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use regex::Regex;
 
 use crate::rules::{Blame, DISPATCHERS, ENTRY_PREFIXES, HELPERS, RULES, Rule, TEXT, WAITERS};
@@ -79,7 +79,12 @@ impl Table {
             skip: optional(rule.skip),
         });
         Self {
-            literals: AhoCorasick::new(literals).expect("the literals of the rule table are few"),
+            // Leftmost, so that no literal begins before a hit.
+            literals: AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostFirst)
+                .kind(Some(AhoCorasickKind::DFA))
+                .build(literals)
+                .expect("the literals of the rule table are few"),
             rules: rules.collect(),
             frame: compile(&format!(
                 r"^ *(?:\[<[0-9a-f]+>\] ?){{0,2}} *(?:[0-9a-f]{{16}} )?(\? )?{FUNC}"
