@@ -2,7 +2,7 @@
 //! without touching the controller's own package state.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +14,8 @@ use crate::error::ImageError;
 
 /// The controller's own package lists.
 const HOST_LISTS: &str = "/var/lib/apt/lists";
+/// The controller's sources, preferences and settings for apt.
+const HOST_CONFIG: &str = "/etc/apt";
 const RESOLVE: Duration = Duration::from_secs(120);
 const UPDATE: Duration = Duration::from_secs(600);
 const DOWNLOAD: Duration = Duration::from_secs(1800);
@@ -38,6 +40,14 @@ impl Package {
         let version = self.version.replace(':', "%3a");
         format!("{}_{version}_{}.deb", self.name, self.architecture)
     }
+}
+
+/// What apt answered the last time.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Memo {
+    stamp: String,
+    packages: Vec<Package>,
 }
 
 /// Apt, with a state of its own below one directory.
@@ -80,6 +90,14 @@ impl<'a> Apt<'a> {
     /// The packages that `wanted` and all their dependencies come to, sorted, computed against an
     /// empty system.
     pub(crate) fn resolve(&self, wanted: &[String]) -> Result<Vec<Package>, Failure> {
+        // Apt takes a second or more; its answer holds as long as what it reads is the same.
+        let memo_path = self.state.join(format!("resolved-{}.json", hash(wanted.join(" "))));
+        let stamp = self.stamp();
+        let memo = fs::read(&memo_path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        match memo {
+            Some(Memo { stamp: old, packages }) if old == stamp => return Ok(packages),
+            _ => {}
+        }
         let output = self.run("apt-get", RESOLVE, None, |command| {
             command
                 .args(["install", "--print-uris", "--yes", "--quiet=2", "--"])
@@ -93,7 +111,10 @@ impl<'a> Apt<'a> {
             packages.push(package);
         }
         packages.sort();
-        Ok(packages)
+        let memo = Memo { stamp, packages };
+        let text = serde_json::to_string(&memo).unwrap_or_default();
+        replace(&memo_path, &text).map_err(ImageError::io("write", &memo_path))?;
+        Ok(memo.packages)
     }
 
     /// The files of `packages` in the cache, in the same order, downloading those that are not
@@ -157,6 +178,15 @@ impl<'a> Apt<'a> {
         Ok(())
     }
 
+    /// Changes with the package lists and with apt's configuration.
+    fn stamp(&self) -> String {
+        let mut text = String::new();
+        for dir in [Path::new(HOST_LISTS), &self.lists(), Path::new(HOST_CONFIG)] {
+            describe(dir, 3, &mut text);
+        }
+        hash(text)
+    }
+
     fn lists(&self) -> PathBuf {
         self.state.join("lists")
     }
@@ -206,7 +236,7 @@ Acquire::Languages "none";
 Acquire::Retries "3";
 Debug::NoLocking "true";
 Dir::Cache "{state}";
-Dir::Cache::pkgcache "pkgcache.bin";
+Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
 Dir::State::extended_states "{state}/extended_states";
 Dir::State::status "{state}/status";
@@ -225,6 +255,24 @@ fn newest(dir: &Path) -> Option<SystemTime> {
         listed.then(|| entry.metadata().ok()?.modified().ok())?
     });
     times.max()
+}
+
+/// Appends name, size and time of everything in `dir`, down to `depth` levels.
+fn describe(dir: &Path, depth: u32, text: &mut String) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let mut entries: Vec<_> = entries.flatten().collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        if metadata.is_dir() {
+            if depth > 1 {
+                describe(&entry.path(), depth - 1, text);
+            }
+        } else {
+            let (path, time) = (entry.path(), metadata.modified());
+            text.push_str(&format!("{path:?} {} {time:?}\n", metadata.len()));
+        }
+    }
 }
 
 /// Reads a line of `--print-uris`: `'URI' NAME_VERSION_ARCHITECTURE.deb SIZE SHA256:HEX`.
@@ -273,21 +321,81 @@ pub(crate) fn sha256(path: &Path) -> io::Result<String> {
 }
 
 /// Small letters, two per byte.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes `text` to `path` unless it is there already, whole or not at all.
+/// The sha256 of `bytes`, in hex.
+pub(crate) fn hash(bytes: impl AsRef<[u8]>) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Writes `text` to `path` unless it is there already.
 fn write_once(path: &Path, text: &str) -> Result<(), ImageError> {
     if matches!(fs::read_to_string(path), Ok(old) if old == text) {
         return Ok(());
     }
-    let dir = path.parent().unwrap_or(Path::new("."));
-    tempfile::NamedTempFile::new_in(dir)
-        .and_then(|mut file| {
-            io::Write::write_all(&mut file, text.as_bytes())?;
-            file.persist(path)?;
-            Ok(())
-        })
-        .map_err(ImageError::io("write", path))
+    replace(path, text).map_err(ImageError::io("write", path))
+}
+
+/// Writes `text` to `path`, whole or not at all.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_are_read() {
+        let hex = "1896a2aacf4ad681ff5eacc24a5b0ca4d5d9c9b9c9e4b6de5197bc1e116ea619";
+        let line = format!(
+            "'http://deb.debian.org/x/libcap2_2.66-4%2bdeb12u3_amd64.deb' \
+             libcap2_1%3a2.66-4+deb12u3_amd64.deb 27708 SHA256:{hex}"
+        );
+        let package = parse_uri(&line).unwrap();
+        assert_eq!(package.name, "libcap2");
+        assert_eq!(package.version, "1:2.66-4+deb12u3");
+        assert_eq!(package.architecture, "amd64");
+        assert_eq!(package.file_name(), "libcap2_1%3a2.66-4+deb12u3_amd64.deb");
+        for bad in [
+            "'u'".to_owned(),
+            "'u' a_1_all.deb 1 MD5Sum:00".to_owned(),
+            format!("'u' a_1_all.deb 1 SHA256:{}", &hex[1..]),
+            format!("'u' ../a_1_all.deb 1 SHA256:{hex}"),
+            format!("'u' ._1_all.deb 1 SHA256:{hex}"),
+            format!("'u' a_1.deb 1 SHA256:{hex}"),
+            format!("'u' a_1_all_x.deb 1 SHA256:{hex}"),
+        ] {
+            assert_eq!(parse_uri(&bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn apt_writes_only_below_its_state() {
+        insta::assert_snapshot!(config_text(Path::new("/CACHE/apt")).unwrap(), @r#"
+        #clear APT::Update::Pre-Invoke;
+        #clear APT::Update::Post-Invoke;
+        #clear APT::Update::Post-Invoke-Success;
+        APT::Get::Always-Include-Phased-Updates "true";
+        APT::Install-Recommends "false";
+        APT::Install-Suggests "false";
+        APT::Sandbox::User "";
+        Acquire::ForceHash "SHA256";
+        Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+        Acquire::Languages "none";
+        Acquire::Retries "3";
+        Debug::NoLocking "true";
+        Dir::Cache "/CACHE/apt";
+        Dir::Cache::pkgcache "";
+        Dir::Cache::srcpkgcache "";
+        Dir::State::extended_states "/CACHE/apt/extended_states";
+        Dir::State::status "/CACHE/apt/status";
+        "#);
+        assert!(config_text(Path::new("/a\"b")).is_err());
+    }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::ImageError;
-use crate::glob;
+use crate::glob::Globs;
 
 /// A recipe is read by people; anything larger is a mistake.
 const MAX_RECIPE_BYTES: u64 = 1 << 20;
@@ -72,8 +73,8 @@ impl Recipe {
         })?;
         Ok(Self {
             name: name.to_owned(),
-            summary: raw.summary.0,
-            packages: raw.packages.0.into_iter().map(|package| package.0).collect(),
+            summary: raw.summary.0.trim().to_owned(),
+            packages: raw.packages.0,
             links: raw.links.0.into_iter().map(|(path, target)| (path, target.0)).collect(),
             files: raw.files.0,
             strip: raw.strip.into_iter().map(|pattern| pattern.0).collect(),
@@ -87,102 +88,137 @@ fn is_image_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 64 && name != "base" && name.chars().all(allowed)
 }
 
-/// The recipe as it stands in the file; the types check their values, so that every error has the
-/// place of the value it is about.
+/// The recipe as it stands in the file; the types check their values while they are read, so that
+/// every error has the place of the value it is about.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a recipe, with summary and packages")]
 struct Raw {
-    summary: Summary,
+    summary: Text<Summary>,
     packages: Packages,
     #[serde(default)]
-    links: Paths<Target>,
+    links: Paths<Text<Target>>,
     #[serde(default)]
     files: Paths<String>,
     #[serde(default)]
-    strip: Vec<Pattern>,
+    strip: Vec<Text<Pattern>>,
 }
 
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Summary(String);
-
-impl TryFrom<String> for Summary {
-    type Error = &'static str;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let text = text.trim();
-        if text.is_empty() || text.contains('\n') {
-            return Err("the summary is one line of text");
-        }
-        Ok(Self(text.to_owned()))
-    }
+/// A rule for one value.
+trait Rule {
+    /// What the value is, as in "expected …".
+    const WHAT: &'static str;
+    fn is_met(text: &str) -> bool;
 }
 
-#[derive(Deserialize)]
-#[serde(try_from = "Vec<PackageName>")]
-struct Packages(Vec<PackageName>);
+/// Text that meets a rule.
+struct Text<R>(String, PhantomData<R>);
 
-impl TryFrom<Vec<PackageName>> for Packages {
-    type Error = String;
-    fn try_from(packages: Vec<PackageName>) -> Result<Self, Self::Error> {
-        if packages.is_empty() {
-            return Err("an image has at least one package".to_owned());
-        }
-        for (i, package) in packages.iter().enumerate() {
-            if packages[..i].iter().any(|other| other.0 == package.0) {
-                return Err(format!("package `{}` is listed twice", package.0));
+impl<'de, R: Rule> Deserialize<'de> for Text<R> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Check<R>(PhantomData<R>);
+        impl<R: Rule> Visitor<'_> for Check<R> {
+            type Value = Text<R>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(R::WHAT)
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Text<R>, E> {
+                if R::is_met(text) {
+                    return Ok(Text(text.to_owned(), PhantomData));
+                }
+                Err(E::custom(format!("`{}` is not {}", text.escape_debug(), R::WHAT)))
             }
         }
-        Ok(Self(packages))
+        deserializer.deserialize_str(Check(PhantomData))
     }
 }
 
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct PackageName(String);
+struct Summary;
 
-impl TryFrom<String> for PackageName {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let (name, version) = text.split_once('=').unwrap_or((&text, "0"));
+impl Rule for Summary {
+    const WHAT: &'static str = "one line of text";
+    fn is_met(text: &str) -> bool {
+        !text.trim().is_empty() && !text.contains(['\n', '\0'])
+    }
+}
+
+struct PackageName;
+
+impl Rule for PackageName {
+    const WHAT: &'static str = "a package, as NAME or NAME=VERSION";
+    fn is_met(text: &str) -> bool {
+        let (name, version) = text.split_once('=').unwrap_or((text, "0"));
         let in_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
         let in_version = |c: char| c.is_ascii_alphanumeric() || "+-.~:".contains(c);
         // Apt reads `name-` as an order to remove.
-        let valid = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
             && name.chars().all(in_name)
             && name.len() >= 2
             && !name.ends_with('-')
             && !version.is_empty()
-            && version.chars().all(in_version);
-        if valid { Ok(Self(text)) } else { Err(format!("`{text}` is not a package name")) }
+            && version.chars().all(in_version)
     }
 }
 
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Target(String);
+struct Target;
 
-impl TryFrom<String> for Target {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        if text.is_empty() || text.len() > 4095 || text.contains('\0') {
-            return Err(format!("`{text}` is not the target of a link"));
+impl Rule for Target {
+    const WHAT: &'static str = "the target of a link";
+    fn is_met(text: &str) -> bool {
+        !text.is_empty() && text.len() <= 4095 && !text.contains('\0')
+    }
+}
+
+struct Pattern;
+
+impl Rule for Pattern {
+    const WHAT: &'static str = "an absolute path pattern";
+    fn is_met(text: &str) -> bool {
+        text.starts_with('/') && text.len() <= 1024 && Globs::new([text]).is_ok()
+    }
+}
+
+struct AbsolutePath;
+
+impl Rule for AbsolutePath {
+    const WHAT: &'static str = "the absolute path of a file";
+    fn is_met(text: &str) -> bool {
+        let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= 255;
+        text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_name))
+            && text.len() <= 4095
+            && !text.contains('\0')
+    }
+}
+
+/// Packages, at least one and none twice.
+struct Packages(Vec<String>);
+
+impl<'de> Deserialize<'de> for Packages {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Packages;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of packages")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Packages, A::Error> {
+                let mut packages = Vec::new();
+                while let Some(Text::<PackageName>(package, _)) = list.next_element()? {
+                    if packages.contains(&package) {
+                        return Err(A::Error::custom(format!("`{package}` is listed twice")));
+                    }
+                    packages.push(package);
+                }
+                if packages.is_empty() {
+                    return Err(A::Error::custom("an image has at least one package"));
+                }
+                Ok(Packages(packages))
+            }
         }
-        Ok(Self(text))
+        deserializer.deserialize_seq(List)
     }
 }
 
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct Pattern(String);
-
-impl TryFrom<String> for Pattern {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        glob::check(&text).map(|()| Self(text))
-    }
-}
-
-/// A map from absolute paths, which are checked and do not repeat.
+/// A map from paths, none of them twice.
 struct Paths<V>(BTreeMap<String, V>);
 
 impl<V> Default for Paths<V> {
@@ -193,17 +229,17 @@ impl<V> Default for Paths<V> {
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Paths<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<V>(std::marker::PhantomData<V>);
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+        struct Map<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Map<V> {
             type Value = Paths<V>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a map from paths")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Paths<V>, A::Error> {
                 let mut paths = BTreeMap::new();
-                while let Some(AbsolutePath(path)) = map.next_key()? {
+                while let Some(Text::<AbsolutePath>(path, _)) = map.next_key()? {
                     if paths.contains_key(&path) {
-                        return Err(A::Error::custom(format!("path `{path}` appears twice")));
+                        return Err(A::Error::custom(format!("`{path}` appears twice")));
                     }
                     let value = map.next_value()?;
                     paths.insert(path, value);
@@ -211,30 +247,13 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Paths<V> {
                 Ok(Paths(paths))
             }
         }
-        deserializer.deserialize_map(Entries(std::marker::PhantomData))
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-struct AbsolutePath(String);
-
-impl TryFrom<String> for AbsolutePath {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let clean = text.strip_prefix('/').is_some_and(|rest| {
-            rest.split('/').all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255)
-        });
-        if !clean || text.len() > 4095 || text.contains('\0') {
-            return Err(format!("`{text}` is not an absolute path to a file"));
-        }
-        Ok(Self(text))
+        deserializer.deserialize_map(Map(PhantomData))
     }
 }
 
 /// The parser's message without its place, which stands in front, and with the nearest valid key.
 fn message(text: &str) -> String {
-    let text = text.rsplit_once(" at line ").map_or(text, |(message, _)| message);
+    let text = text.split_once(" at line ").map_or(text, |(message, _)| message);
     let Some((_, rest)) = text.split_once("unknown field `") else { return text.to_owned() };
     let quoted: Vec<&str> = rest.split('`').step_by(2).collect();
     let [unknown, known @ ..] = quoted.as_slice() else { return text.to_owned() };

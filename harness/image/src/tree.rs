@@ -162,10 +162,8 @@ impl Tree {
                 }
                 EntryType::Char | EntryType::Block | EntryType::Fifo => {}
                 other => {
-                    return Err(invalid(format!(
-                        "{} is of the unknown type {other:?}",
-                        path.display()
-                    )));
+                    let kind = char::from(other.as_byte());
+                    return Err(invalid(format!("{} is of type {kind:?}", path.display())));
                 }
             }
         }
@@ -343,4 +341,188 @@ fn no_target(path: &Path) -> Error {
 
 fn invalid(text: String) -> Error {
     Error::new(ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tree() -> Tree {
+        Tree::new(tempfile::tempfile().unwrap())
+    }
+
+    /// A tar of `(type, path, target or content)`, with the paths put in raw: `tar::Builder`
+    /// refuses the hostile ones.
+    fn tar(entries: &[(EntryType, &str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (kind, path, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o4755);
+            header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+            let content = if *kind == EntryType::Regular { text.as_bytes() } else { b"" };
+            if content.is_empty() {
+                header.as_mut_bytes()[157..157 + text.len()].copy_from_slice(text.as_bytes());
+            }
+            header.set_size(content.len() as u64);
+            header.set_cksum();
+            builder.append(&header, content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn list(tree: &Tree) -> String {
+        let mut out = String::new();
+        for (path, node) in tree.nodes() {
+            let what = match &node.kind {
+                Kind::Dir => "/".to_owned(),
+                Kind::Symlink(target) => format!(" -> {}", target.display()),
+                Kind::File(blob) => {
+                    let mut text = String::new();
+                    tree.open(*blob).read_to_string(&mut text).unwrap();
+                    format!(" {text:?}")
+                }
+            };
+            out.push_str(&format!("{:04o} {}{what}\n", node.mode, path.display()));
+        }
+        out
+    }
+
+    use EntryType::{Directory as D, Link as H, Regular as F, Symlink as S};
+
+    #[test]
+    fn links_of_the_root_are_followed() {
+        let mut tree = tree();
+        tree.add_dir(Path::new("usr/bin"), 0o755).unwrap();
+        tree.add_symlink(Path::new("bin"), Path::new("usr/bin")).unwrap();
+        tree.add_symlink(Path::new("var/run"), Path::new("/run")).unwrap();
+        let entries = [
+            (D, "./", ""),
+            (D, "./bin/", ""),
+            (F, "./bin/sh", "shell"),
+            (H, "./usr/bin/dash", "./bin/sh"),
+            (S, "./bin/rbash", "bash"),
+            (F, "./var/run/app/pid", "1"),
+            (EntryType::Char, "./dev/null", ""),
+            (S, "./usr/bin", "elsewhere"),
+        ];
+        tree.unpack(tar(&entries).as_slice()).unwrap();
+        insta::assert_snapshot!(list(&tree), @r#"
+        0777 bin -> usr/bin
+        0755 run/
+        0755 run/app/
+        4755 run/app/pid "1"
+        0755 usr/
+        0755 usr/bin/
+        4755 usr/bin/dash "shell"
+        0777 usr/bin/rbash -> bash
+        4755 usr/bin/sh "shell"
+        0755 var/
+        0777 var/run -> /run
+        "#);
+        let shell = tree.read(Path::new("/bin/dash"), 100).unwrap();
+        assert_eq!(shell.as_deref(), Some(b"shell".as_slice()));
+        assert_eq!(tree.read(Path::new("/bin/dash"), 4).unwrap(), None);
+    }
+
+    /// Nothing of this can leave the tree, since the tree is not on a disk; what has no meaning in
+    /// it is refused with its name.
+    #[test]
+    fn hostile_packages_are_refused() {
+        let table: &[&[(EntryType, &str, &str)]] = &[
+            &[(F, "../../etc/passwd", "x")],
+            &[(F, "./usr/../../etc/passwd", "x")],
+            &[(H, "a", "../../etc/shadow")],
+            &[(H, "a", "/etc/shadow")],
+            &[(D, "d", ""), (H, "a", "d")],
+            &[(S, "a", "b"), (S, "b", "a"), (F, "a/x", "x")],
+            &[(S, "a", "a"), (D, "a", "")],
+            &[(F, "a", "x"), (F, "a/b", "x")],
+            &[(F, "a", "x"), (D, "a", "")],
+            &[(D, "a", ""), (F, "a", "x")],
+            &[(F, "/", "x")],
+            &[(S, "a", "")],
+            &[(EntryType::new(b'Z'), "a", "")],
+        ];
+        let answers: Vec<String> = table
+            .iter()
+            .map(|entries| tree().unpack(tar(entries).as_slice()).unwrap_err().to_string())
+            .collect();
+        insta::assert_snapshot!(answers.join("\n"), @"
+        path ../../etc/passwd climbs with `..`
+        path ./usr/../../etc/passwd climbs with `..`
+        path ../../etc/shadow climbs with `..`
+        link a leads to no file
+        link a leads to no file
+        too many links at /a
+        too many links at /a
+        a is a file and cannot become a directory
+        a is a file and cannot become a directory
+        a is a directory and cannot become a file
+        / is a directory and cannot become a file
+        link a leads to no file
+        a is of type 'Z'
+        ");
+    }
+
+    #[test]
+    fn links_out_of_the_root_stay_in_it() {
+        let mut tree = tree();
+        let entries = [
+            (S, "up", "../../../.."),
+            (F, "up/a", "a"),
+            (S, "abs", "/etc"),
+            (F, "abs/passwd", "guest"),
+            (F, "/etc/group", "guest"),
+        ];
+        tree.unpack(tar(&entries).as_slice()).unwrap();
+        insta::assert_snapshot!(list(&tree), @r#"
+        4755 a "a"
+        0777 abs -> /etc
+        0755 etc/
+        4755 etc/group "guest"
+        4755 etc/passwd "guest"
+        0777 up -> ../../../..
+        "#);
+    }
+
+    #[test]
+    fn pruning_takes_what_lies_below() {
+        let mut tree = tree();
+        for file in ["usr/doc/a/b", "usr/docs", "usr/lib/x.a", "usr/lib/x.so"] {
+            tree.add_file(Path::new(file), 0o644, io::empty()).unwrap();
+        }
+        tree.prune(&Globs::new(["/usr/doc", "/usr/lib/*.a"]).unwrap());
+        let left: Vec<_> = tree.nodes().map(|(path, _)| path.display().to_string()).collect();
+        assert_eq!(left, ["usr", "usr/docs", "usr/lib", "usr/lib/x.so"]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_path_is_clean_whatever_is_unpacked(
+            entries in proptest::collection::vec((0..4_usize, "[ab./]{1,12}", "[ab./]{1,12}"), 1..12)
+        ) {
+            let entries: Vec<_> = entries
+                .iter()
+                .map(|(kind, path, text)| ([D, F, S, H][*kind], path.as_str(), text.as_str()))
+                .collect();
+            let mut tree = tree();
+            let _ = tree.unpack(tar(&entries).as_slice());
+            for (path, _) in tree.nodes() {
+                prop_assert!(path.components().all(|part| matches!(part, Component::Normal(_))));
+                let parent = path.parent().unwrap();
+                prop_assert!(
+                    parent.as_os_str().is_empty()
+                        || matches!(tree.nodes[parent].kind, Kind::Dir)
+                );
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_unpacking_panic(data: Vec<u8>) {
+            let _ = tree().unpack(data.as_slice());
+        }
+    }
 }
