@@ -3,6 +3,7 @@
 //! Nothing here reads a file: callers pass pairs of path and text, and get either validated values
 //! or [`Mistakes`], each with its line, column and source excerpt.
 
+pub mod ktap;
 pub mod ops;
 pub mod schema;
 

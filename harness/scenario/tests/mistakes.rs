@@ -215,14 +215,14 @@ fn paths_of_scenarios() {
 fn a_second_file_for_one_scenario() {
     let file = |path: &str| (PathBuf::from(path), format!("{HEAD}steps: [{{ run: x }}]\n"));
     let files = [file("scenarios/subsystem/x.yaml"), file("mine/scenarios/subsystem/x.yaml")];
-    insta::assert_snapshot!(Library::load(files).unwrap_err(), @"");
+    insta::assert_snapshot!(Library::load(files).unwrap_err());
 }
 
 #[test]
 fn nothing_measured() {
     let text = "kind: performance\nsummary: s\nsteps: [{ run: x }]\n".to_owned();
     let files = [(PathBuf::from("scenarios/performance/x.yaml"), text)];
-    insta::assert_snapshot!(Library::load(files).unwrap_err(), @"");
+    insta::assert_snapshot!(Library::load(files).unwrap_err());
 }
 
 #[test]
