@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::kernel::Driver;
 
 /// The forms a kernel reference can take, for messages and help texts.
-pub const REFERENCE_FORMS: &str = "\
-  PACKAGE.deb, PACKAGE.rpm              a package file; join split ones with +
+pub const REFERENCE_FORMS: &str = "  PACKAGE.deb, PACKAGE.rpm              a package file; join split ones with +
   apt:PACKAGE, apt:PACKAGE=VERSION      a package that apt offers
   DIRECTORY                             with boot/vmlinuz-* and lib/modules/*, or a kernel build tree
   DIRECTORY,release=RELEASE             one of several kernels in a directory
@@ -46,7 +45,7 @@ pub enum KernelError {
         source: io::Error,
     },
     /// The file is something else than an x86-64 Linux kernel.
-    #[error("{}: not an x86-64 Linux kernel image: {found}; {advice}", path.display())]
+    #[error("{}: not an x86-64 Linux kernel: {found}; {advice}", path.display())]
     NotAKernel {
         /// The file.
         path: PathBuf,
@@ -193,19 +192,27 @@ impl KernelError {
         match self {
             Self::Host { .. } => true,
             Self::Io { doing, source, .. } => {
-                use io::ErrorKind::{IsADirectory, NotADirectory, PermissionDenied};
+                use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
                 *doing != "read"
-                    || !matches!(source.kind(), IsADirectory | NotADirectory | PermissionDenied)
+                    || !matches!(
+                        source.kind(),
+                        IsADirectory | NotADirectory | NotFound | PermissionDenied
+                    )
             }
             _ => false,
         }
     }
 
     pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
-        if doing == "read" && source.kind() == io::ErrorKind::NotFound {
-            return Self::NotFound { path: path.to_owned() };
-        }
         Self::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// What a reference names can't be looked at.
+    pub(crate) fn named(path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::NotFound { path: path.to_owned() },
+            _ => Self::io("read", path, source),
+        }
     }
 
     pub(crate) fn cut_short(path: &Path, detail: impl Into<String>) -> Self {

@@ -38,7 +38,7 @@ pub(crate) fn at_path(
     release: Option<&str>,
     origin: Origin,
 ) -> Result<Kernel, KernelError> {
-    let metadata = fs::metadata(path).map_err(|e| KernelError::io("read", path, e))?;
+    let metadata = fs::metadata(path).map_err(|e| KernelError::named(path, e))?;
     let mut parts = match metadata.is_dir() {
         true if path.join(BUILT_IMAGE).exists() => in_build_tree(path)?,
         true => in_root(path, release)?,

@@ -1,6 +1,7 @@
 //! The entry point: a reference in, a kernel out.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use kgate_model::host::Host;
@@ -49,7 +50,10 @@ impl Resolver<'_> {
         let mut infos: Vec<PackageInfo> = Vec::new();
         while let Some(reference) = queue.pop_front() {
             let (path, digest) = match &reference {
-                PackageReference::File(path) => (path.clone(), locate::sha256(path)?),
+                PackageReference::File(path) => {
+                    fs::metadata(path).map_err(|e| KernelError::named(path, e))?;
+                    (path.clone(), locate::sha256(path)?)
+                }
                 PackageReference::Apt { name, version } => {
                     apt::fetch(self.host, &self.cache_dir, name, version.as_deref())?
                 }
@@ -127,7 +131,7 @@ fn from_packages(
 
 fn running(root: &Path, origin: Origin) -> Result<Kernel, KernelError> {
     let file = Path::new("/proc/sys/kernel/osrelease");
-    let release = std::fs::read_to_string(file).map_err(|e| KernelError::io("read", file, e))?;
+    let release = fs::read_to_string(file).map_err(|e| KernelError::io("read", file, e))?;
     let release = release.trim();
     match locate::installed(root, release, origin) {
         Err(KernelError::NoKernel { .. } | KernelError::NoSuchRelease { .. }) => {

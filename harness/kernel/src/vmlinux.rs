@@ -1,5 +1,6 @@
 //! The uncompressed ELF kernel inside a boot image.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -68,10 +69,16 @@ pub(crate) fn extract(path: &Path) -> Result<Vmlinux, KernelError> {
     compress::reader(format, data)
         .and_then(|reader| reader.take(u64::from(size) + 1).read_to_end(&mut bytes))
         .map_err(|e| KernelError::damaged(path, format!("its {} payload: {e}", format.name())))?;
-    if bytes.len() != size as usize {
-        let detail =
-            format!("its payload unpacks to {} bytes, not the {size} it claims", bytes.len());
-        return Err(KernelError::damaged(path, detail));
+    let claim = match bytes.len().cmp(&(size as usize)) {
+        Ordering::Equal => None,
+        Ordering::Less => Some(format!("only {} of the {size} bytes", bytes.len())),
+        Ordering::Greater => Some(format!("more than the {size} bytes")),
+    };
+    if let Some(claim) = claim {
+        return Err(KernelError::damaged(
+            path,
+            format!("its payload unpacks to {claim} it claims"),
+        ));
     }
     let pvh_entry = pvh_entry(&bytes).map_err(|detail| KernelError::damaged(path, detail))?;
     Ok(Vmlinux { bytes, compression: format.name(), pvh_entry })
