@@ -77,6 +77,7 @@ impl From<ImageError> for Failure {
 impl<'a> Apt<'a> {
     /// Apt with its state and downloads below `cache`, an absolute path.
     pub(crate) fn new(host: &'a dyn Host, cache: &Path) -> Result<Self, ImageError> {
+        let cache = cache.join("packages");
         let apt = Self { host, state: cache.join("apt"), debs: cache.join("debs") };
         for dir in [&apt.state, &apt.debs] {
             fs::create_dir_all(dir).map_err(ImageError::io("create", dir))?;

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use backhand::{FilesystemReader, InnerNode};
-use kgate_image::{Builder, ImageError, Recipe};
 use kgate_model::host::{Host, HostCommand, HostOutput};
+
+use super::{Builder, ImageError, Recipe, busybox};
 
 /// Runs commands as they are.
 struct Real;
@@ -40,7 +41,6 @@ fn no_apt() -> Option<String> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn skip() -> bool {
     let reason = no_apt();
     if let Some(reason) = &reason {
@@ -118,7 +118,7 @@ fn an_image_is_made_of_packages() {
     assert_eq!(fs::metadata(&again.path).unwrap().modified().unwrap(), made);
 
     // A damaged package and a lost image are made good, with the same bytes.
-    let deb = fs::read_dir(cache.path().join("debs"))
+    let deb = fs::read_dir(cache.path().join("packages/debs"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("netbase_"))
@@ -132,7 +132,7 @@ fn an_image_is_made_of_packages() {
     assert_eq!(fs::metadata(&repaired.path).unwrap().len(), image.manifest.bytes);
 
     // Nothing is left lying about.
-    for dir in ["images", "debs", "apt", "."] {
+    for dir in ["images", "packages/debs", "packages/apt", "."] {
         for entry in fs::read_dir(cache.path().join(dir)).unwrap() {
             let name = entry.unwrap().file_name().to_string_lossy().into_owned();
             assert!(!name.starts_with('.'), "{dir}/{name}");
@@ -183,6 +183,42 @@ fn the_base_userland_is_a_static_busybox() {
         assert!(busybox.applets.iter().any(|found| found.ends_with(applet)), "{applet}");
     }
     assert_eq!(busybox.bytes, fs::read(&busybox.path).unwrap());
+}
+
+/// On a controller without one, busybox comes out of its package.
+#[test]
+fn busybox_can_be_fetched() {
+    if skip() {
+        return;
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let busybox = Builder::new(cache.path(), &Real).packaged_busybox().unwrap();
+    assert!(busybox.path.starts_with(fs::canonicalize(cache.path()).unwrap()));
+    assert!(busybox.applets.iter().any(|applet| applet == "bin/sh"));
+}
+
+#[test]
+fn what_is_no_static_busybox_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("text"), "#!/bin/sh\n").unwrap();
+    fs::copy("/bin/ls", path("dynamic")).unwrap();
+    let mut elf = fs::read("/bin/ls").unwrap();
+    elf[18] = 183;
+    fs::write(path("arm"), &elf).unwrap();
+    fs::write(path("cut"), &elf[..100]).unwrap();
+    let answers: Vec<String> = ["text", "dynamic", "arm", "cut", "none"]
+        .iter()
+        .map(|name| busybox::load(&path(name), &Real).unwrap_err().to_string())
+        .map(|answer| answer.replace(dir.path().to_str().unwrap(), "DIR"))
+        .collect();
+    insta::assert_snapshot!(answers.join("\n"), @"
+    no static x86-64 busybox: DIR/text is not a 64-bit ELF program: Invalid ELF header size or alignment
+    no static x86-64 busybox: DIR/dynamic is not static
+    no static x86-64 busybox: DIR/arm is not for x86-64
+    no static x86-64 busybox: DIR/cut is not a 64-bit ELF program: Invalid ELF program header size or alignment
+    cannot read DIR/none
+    ");
 }
 
 /// Answers every command in the same way.
