@@ -1,1 +1,20 @@
 //! Plan to interleaved boots and trials to events.
+//!
+//! [`make_plan`] lists every boot and every trial before anything starts; [`RunDir`] keeps the plan,
+//! its inputs and the journal on disk; [`run()`] carries out whatever the journal says is still open,
+//! so that starting a run and taking it up again are the same thing. Events are the only output:
+//! each goes to the journal and to the caller's observer.
+
+mod attempt;
+mod merge;
+mod plan;
+mod run;
+mod rundir;
+mod step;
+mod trial;
+mod vitals;
+
+pub use merge::{MergeError, merge};
+pub use plan::{Capabilities, Inputs, differences, make_plan};
+pub use run::{RunEnd, RunError, run};
+pub use rundir::{Journal, RunDir, RunDirError};

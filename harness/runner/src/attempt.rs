@@ -1,0 +1,289 @@
+//! One boot of the plan: its attempts, the trials in each, and how each ends.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+
+use kgate_machine::{BootRequest, Console, Machine};
+use kgate_model::journal::Event;
+use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
+use kgate_model::plan::{PlannedBoot, PlannedTrial};
+use kgate_model::wire::KernelState;
+use kgate_scenario::FindingAction;
+use tokio::time::{Instant, timeout};
+
+use crate::run::{Context, Job, Stop};
+use crate::rundir;
+use crate::trial::{self, TrialEnd};
+use crate::vitals::{Loss, Vitals};
+
+/// A pool keeps its own deadline; this is for one that doesn't, with time to prepare and to diagnose.
+const START_GRACE: Duration = Duration::from_secs(300);
+/// An orderly end takes no longer.
+const STOP: Duration = Duration::from_secs(20);
+/// After a machine is dropped its console is read to the end.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Attempts beyond one for each trial: those in which no trial ended.
+const SPARE_ATTEMPTS: u32 = 2;
+
+/// What an attempt came to, beside the trials that it took off the list.
+enum AttemptEnd {
+    /// The machine was there; what is left can run in a fresh one.
+    Ran,
+    /// The machine died with no trial to blame.
+    Died(Fault),
+    /// The agent never answered.
+    NotReady(Fault),
+}
+
+/// Runs the open trials of a boot, in as many machines as it takes.
+pub(crate) async fn run_boot(context: &Context<'_>, job: Job<'_>) -> Result<(), Stop> {
+    let Job { boot, mut open, attempts } = job;
+    let most = u32::try_from(open.len()).unwrap_or(u32::MAX).saturating_add(SPARE_ATTEMPTS);
+    let mut ours = 0;
+    for used in 1..=most {
+        let mut attempt = Attempt { context, boot: &boot.id, number: attempts + used, emitted: 0 };
+        let end = attempt.run(boot, &mut open).await?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        let fault = match end {
+            AttemptEnd::Ran => continue,
+            AttemptEnd::Died(fault) if used < most => {
+                drop(fault);
+                continue;
+            }
+            AttemptEnd::Died(fault) => fault,
+            AttemptEnd::NotReady(fault) => {
+                // Ours may pass; the kernel's would come again.
+                ours += u32::from(fault.blame == Blame::Harness);
+                if fault.blame == Blame::Harness && ours < 2 && used < most {
+                    continue;
+                }
+                fault
+            }
+        };
+        return give_up(context, open.iter().copied(), &fault);
+    }
+    let fault = Fault::harness(FaultKind::Emulator, format!("the boot ended {most} times"));
+    give_up(context, open.iter().copied(), &fault)
+}
+
+/// Trials that can't be run end as the boot did.
+fn give_up<'a>(
+    context: &Context<'_>,
+    trials: impl Iterator<Item = &'a PlannedTrial>,
+    fault: &Fault,
+) -> Result<(), Stop> {
+    for trial in trials {
+        context.emit(Event::TrialEnded {
+            trial: trial.id.clone(),
+            outcome: Outcome::from_fault(fault.clone()),
+            wall_ms: 0,
+            subtests: Vec::new(),
+            before: None,
+            after: None,
+            log: None,
+        })?;
+    }
+    context.sync()
+}
+
+/// One machine.
+pub(crate) struct Attempt<'a, 'c> {
+    pub(crate) context: &'a Context<'c>,
+    pub(crate) boot: &'a str,
+    pub(crate) number: u32,
+    /// Findings of the console that are in the journal.
+    pub(crate) emitted: usize,
+}
+
+impl Attempt<'_, '_> {
+    async fn run(
+        &mut self,
+        boot: &PlannedBoot,
+        open: &mut VecDeque<&PlannedTrial>,
+    ) -> Result<AttemptEnd, Stop> {
+        let Self { context, number, .. } = *self;
+        let dir = context.dir.path();
+        let (id, attempt) = (boot.id.clone(), number);
+        let console = rundir::console(&id, number);
+        let policy = &context.inputs.policy;
+        context.emit(Event::BootStarted { boot: id.clone(), attempt })?;
+        let request = BootRequest {
+            name: format!("{id}-{number}"),
+            role: boot.role,
+            image: boot.image.clone(),
+            shape: boot.shape.clone(),
+            modules: self.modules(boot),
+            console: dir.join(&console),
+            kernel_log: Some(dir.join(rundir::kernel_log(&id, number))),
+            deadline: policy.timeouts.boot,
+        };
+        let started = Instant::now();
+        let booted = timeout(request.deadline + START_GRACE, context.pool.boot(&request)).await;
+        let ended = |fault, state, diagnosis| {
+            let (boot, console) = (id.clone(), console.clone());
+            Event::BootEnded { boot, attempt, fault, state, console, diagnosis }
+        };
+        let mut machine = match booted {
+            Ok(Ok(machine)) => machine,
+            failed => {
+                let mut saved = None;
+                let fault = match failed {
+                    Ok(Err(error)) => {
+                        for finding in error.findings {
+                            let boot = id.clone();
+                            context.emit(Event::Finding { boot, trial: None, finding })?;
+                        }
+                        saved =
+                            error.diagnosis.map(|text| self.save_diagnosis(&text)).transpose()?;
+                        error.fault
+                    }
+                    _ => Fault::harness(FaultKind::Emulator, "the machine's start did not end"),
+                };
+                context.emit(ended(Some(fault.clone()), None, saved))?;
+                context.sync()?;
+                return Ok(AttemptEnd::NotReady(fault));
+            }
+        };
+        let vitals = Vitals::of(&*machine, policy.timeouts.hang);
+        let ready_ms = millis(started.elapsed());
+        let end = self.trials(&mut *machine, &vitals, ready_ms, open).await?;
+        if end.lost {
+            // What is there is ended by force.
+            drop(machine);
+            vitals.console.closed(DRAIN).await;
+        } else {
+            let _ = timeout(STOP, machine.stop()).await;
+            vitals.console.settle().await;
+            self.emit_findings(&vitals, None, None)?;
+        }
+        check_console(&vitals.console)?;
+        context.emit(ended(end.fault.clone(), end.state, end.diagnosis))?;
+        context.sync()?;
+        Ok(end.fault.map_or(AttemptEnd::Ran, AttemptEnd::Died))
+    }
+
+    /// Modules that the trials of a boot may load.
+    fn modules(&self, boot: &PlannedBoot) -> Vec<String> {
+        let mut modules = Vec::new();
+        for trial in boot.trials.iter().filter(|trial| trial.decided.is_none()) {
+            let assignment = self.context.scenarios.get(&*trial.scenario);
+            for name in assignment.iter().flat_map(|a| &a.requires.modules) {
+                if !modules.contains(name) {
+                    modules.push(name.clone());
+                }
+            }
+        }
+        modules
+    }
+
+    /// Runs trials until none is left or the machine can't take another.
+    async fn trials(
+        &mut self,
+        machine: &mut dyn Machine,
+        vitals: &Vitals,
+        ready_ms: u64,
+        open: &mut VecDeque<&PlannedTrial>,
+    ) -> Result<MachineEnd, Stop> {
+        let context = self.context;
+        let mut state = match vitals.ask(vitals.agent.state()).await {
+            Ok(state) => state.unwrap_or_default(),
+            Err(lost) => return self.lost(vitals.explain(lost, machine).await, vitals),
+        };
+        context.emit(Event::BootReady {
+            boot: self.boot.to_owned(),
+            attempt: self.number,
+            identity: machine.identity().clone(),
+            ready_ms,
+            state: state.clone(),
+        })?;
+        context.sync()?;
+        let mut clean = true;
+        while let Some(&planned) = open.front() {
+            vitals.console.settle().await;
+            self.emit_findings(vitals, None, None)?;
+            if !clean {
+                let text = format!("{}: the kernel's log was not clean before it", planned.id);
+                context.emit(Event::Note { text })?;
+            }
+            let TrialEnd { event, lost, findings, spent, state: after } =
+                trial::run(self, planned, machine, vitals, &state).await?;
+            check_console(&vitals.console)?;
+            let diagnosis = match &lost {
+                Some(Loss { diagnosis: Some(text), .. }) => Some(self.save_diagnosis(text)?),
+                _ => None,
+            };
+            context.emit(event)?;
+            context.sync()?;
+            open.pop_front();
+            state = after.unwrap_or(state);
+            if lost.is_some() {
+                // The trial's fault; the boot has none of its own.
+                return Ok(MachineEnd { lost: true, diagnosis, ..MachineEnd::default() });
+            }
+            clean &= !findings;
+            if spent || findings && context.inputs.policy.on_finding == FindingAction::EndBoot {
+                break;
+            }
+        }
+        Ok(MachineEnd { state: Some(state), ..MachineEnd::default() })
+    }
+
+    fn lost(&mut self, loss: Loss, vitals: &Vitals) -> Result<MachineEnd, Stop> {
+        self.emit_findings(vitals, None, loss.findings)?;
+        let diagnosis = loss.diagnosis.map(|text| self.save_diagnosis(&text)).transpose()?;
+        Ok(MachineEnd { lost: true, fault: Some(loss.fault), state: None, diagnosis })
+    }
+
+    /// Writes findings of the console down that aren't yet; `end` leaves out those past it.
+    pub(crate) fn emit_findings(
+        &mut self,
+        vitals: &Vitals,
+        trial: Option<&str>,
+        end: Option<usize>,
+    ) -> Result<(), Stop> {
+        for finding in vitals.findings(self.emitted, end) {
+            self.emitted += 1;
+            let (boot, trial) = (self.boot.to_owned(), trial.map(str::to_owned));
+            self.context.emit(Event::Finding { boot, trial, finding })?;
+        }
+        Ok(())
+    }
+
+    fn save_diagnosis(&self, text: &[u8]) -> Result<String, Stop> {
+        let name = rundir::diagnosis(self.boot, self.number);
+        save(&self.context.dir.path().join(&name), text)?;
+        Ok(name)
+    }
+}
+
+/// How a machine ended that had been ready.
+#[derive(Default)]
+struct MachineEnd {
+    lost: bool,
+    fault: Option<Fault>,
+    state: Option<KernelState>,
+    diagnosis: Option<String>,
+}
+
+fn save(path: &Path, content: &[u8]) -> Result<(), Stop> {
+    std::fs::write(path, content).map_err(|e| disk(path, &e))
+}
+
+/// A file of the run that can't be written ends the run.
+pub(crate) fn disk(path: &Path, error: &std::io::Error) -> Stop {
+    let message = format!("cannot write {}: {error}", path.display());
+    Stop(Fault::harness(FaultKind::Controller, message))
+}
+
+fn check_console(console: &Console) -> Result<(), Stop> {
+    let Some(error) = console.error() else { return Ok(()) };
+    let message = format!("cannot write a console: {error}");
+    Err(Stop(Fault::harness(FaultKind::Controller, message)))
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,295 @@
+//! Planning: workload, policy, scenarios and what both kernels can do, to a plan.
+
+use std::collections::BTreeMap;
+
+use kgate_model::kernel::KernelRecord;
+use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
+use kgate_model::plan::{FORMAT, Kind, MachineShape, Plan, PlannedBoot, PlannedTrial};
+use kgate_scenario::{Policy, Requires, Scenario, Selected, Waivers, Workload};
+use serde::{Deserialize, Serialize};
+
+/// What a user wrote for a run, validated. Kept in the run directory as it was given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The workload.
+    pub workload: Workload,
+    /// How the run decides: the workload's policy or one that replaces it.
+    pub policy: Policy,
+    /// The scenarios as the workload runs them.
+    pub selected: Vec<Selected>,
+    /// Known differences.
+    pub waivers: Waivers,
+}
+
+impl Inputs {
+    /// What a trial of `scenario` requires: the scenario's own and the workload's.
+    pub(crate) fn requires(&self, scenario: &Scenario) -> Requires {
+        let (ours, all) = (&scenario.requires, &self.workload.requires);
+        Requires {
+            modules: union(&all.modules, &ours.modules),
+            config: union(&all.config, &ours.config),
+            sysctls: union(&all.sysctls, &ours.sysctls),
+            files: union(&all.files, &ours.files),
+            commands: union(&all.commands, &ours.commands),
+            cpus: all.cpus.max(ours.cpus),
+            memory: all.memory.max(ours.memory),
+        }
+    }
+}
+
+fn union<T: Clone + PartialEq>(first: &[T], second: &[T]) -> Vec<T> {
+    let mut all = first.to_vec();
+    all.extend(second.iter().filter(|item| !first.contains(item)).cloned());
+    all
+}
+
+/// What the two kernels can do, as far as is known without booting them.
+pub trait Capabilities {
+    /// Value of a configuration option named without `CONFIG_`; `n` when it isn't set, `None` when
+    /// the kernel's configuration is not known.
+    fn config(&self, role: Role, option: &str) -> Option<String>;
+
+    /// Whether the kernel has a module, as a file or built in; `None` when that is not known.
+    fn module(&self, role: Role, name: &str) -> Option<bool>;
+}
+
+/// Lists every boot and every trial of a run. The same arguments give the same plan.
+///
+/// Boots of both roles alternate (baseline, candidate, candidate, baseline …), so that whatever
+/// drifts on the controller hits both alike. Performance scenarios get boots of their own, beside
+/// which nothing else runs. The boots of one number and image, of both roles, are in one partition.
+///
+/// `partitions` below 1 counts as 1.
+pub fn make_plan(
+    inputs: &Inputs,
+    baseline: KernelRecord,
+    candidate: KernelRecord,
+    capabilities: &dyn Capabilities,
+    partitions: u32,
+) -> Plan {
+    let decided: Vec<[Option<Outcome>; 2]> =
+        inputs.selected.iter().map(|s| decide(inputs, s, capabilities)).collect();
+    let numbers = inputs.selected.iter().map(|s| s.boots).max().unwrap_or_default();
+    let mut boots = Vec::new();
+    for number in 1..=numbers {
+        for (group, members) in groups(&inputs.selected, number) {
+            let order = if number % 2 == 1 { [0, 1] } else { [1, 0] };
+            for at in order {
+                let role = Role::ALL[at];
+                let id = group.boot_id(role, number);
+                let trials = members.iter().map(|&member| {
+                    let scenario = &inputs.selected[member].scenario;
+                    PlannedTrial {
+                        id: format!("{}@{id}", scenario.id),
+                        scenario: scenario.id.as_str().to_owned(),
+                        kind: scenario.kind,
+                        decided: decided[member][at].clone(),
+                    }
+                });
+                boots.push(PlannedBoot {
+                    trials: trials.collect(),
+                    role,
+                    number,
+                    image: group.image.to_owned(),
+                    shape: shape(&inputs.workload, role, group.network),
+                    exclusive: group.exclusive,
+                    partition: 1,
+                    id,
+                });
+            }
+        }
+    }
+    deal(&mut boots, partitions.max(1));
+    Plan {
+        format: FORMAT,
+        kgate: env!("CARGO_PKG_VERSION").to_owned(),
+        workload: inputs.workload.name.clone(),
+        baseline,
+        candidate,
+        partitions: partitions.max(1),
+        boots,
+    }
+}
+
+/// What the scenarios of one boot have in common.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Group<'a> {
+    exclusive: bool,
+    image: &'a str,
+    network: bool,
+}
+
+impl Group<'_> {
+    /// Parts that aren't always there follow a `+`, which no image's name holds.
+    fn boot_id(self, role: Role, number: u32) -> String {
+        let network = if self.network { "+network" } else { "" };
+        let exclusive = if self.exclusive { "+exclusive" } else { "" };
+        format!("{role}-{number}-{}{network}{exclusive}", self.image)
+    }
+}
+
+/// The groups of one number with the indices of their scenarios: those that may run beside others
+/// first, then in the order in which their first scenario was selected.
+fn groups(selected: &[Selected], number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
+    let mut groups: Vec<(Group<'_>, Vec<usize>)> = Vec::new();
+    for (at, Selected { scenario, .. }) in
+        selected.iter().enumerate().filter(|(_, s)| s.boots >= number)
+    {
+        let group = Group {
+            exclusive: scenario.kind == Kind::Performance,
+            image: &scenario.image,
+            network: scenario.network,
+        };
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, members)) => members.push(at),
+            None => groups.push((group, vec![at])),
+        }
+    }
+    groups.sort_by_key(|(group, _)| group.exclusive);
+    groups
+}
+
+fn shape(workload: &Workload, role: Role, network: bool) -> MachineShape {
+    let machine = &workload.machine;
+    let own = match role {
+        Role::Baseline => &machine.baseline,
+        Role::Candidate => &machine.candidate,
+    };
+    MachineShape {
+        cpus: machine.cpus,
+        memory: machine.memory,
+        cpu_model: machine.cpu_model.clone(),
+        kernel_args: [machine.kernel_args.clone(), own.kernel_args.clone()].concat(),
+        network,
+    }
+}
+
+/// The outcomes of a scenario that are known without running it, for baseline and candidate.
+fn decide(
+    inputs: &Inputs,
+    selected: &Selected,
+    capabilities: &dyn Capabilities,
+) -> [Option<Outcome>; 2] {
+    let skipped = |reason: String| Some(Outcome::Skipped { reason });
+    if let Some(reason) = &selected.overrides.skip {
+        return [skipped(reason.clone()), skipped(reason.clone())];
+    }
+    let requires = inputs.requires(&selected.scenario);
+    if let Some(reason) = too_small(inputs, &requires) {
+        return [skipped(reason.clone()), skipped(reason)];
+    }
+    let [baseline, candidate] = Role::ALL.map(|role| lacking(&requires, role, capabilities));
+    let lost: Vec<_> = candidate.iter().filter(|l| !baseline.contains(l)).cloned().collect();
+    let shared: Vec<_> = candidate.iter().filter(|l| baseline.contains(l)).cloned().collect();
+    let neither = format!("neither kernel has {}", shared.join(", "));
+    let of_candidate = if !lost.is_empty() {
+        let message = format!("the candidate lacks what the baseline has: {}", lost.join(", "));
+        Some(Outcome::from_fault(Fault::kernel(FaultKind::Requirement, message)))
+    } else if !shared.is_empty() {
+        skipped(neither.clone())
+    } else {
+        None
+    };
+    let of_baseline = if !shared.is_empty() {
+        skipped(neither)
+    } else if !baseline.is_empty() {
+        skipped(format!("the baseline does not have {}", baseline.join(", ")))
+    } else {
+        None
+    };
+    [of_baseline, of_candidate]
+}
+
+fn too_small(inputs: &Inputs, requires: &Requires) -> Option<String> {
+    let machine = &inputs.workload.machine;
+    match (requires.cpus, requires.memory) {
+        (Some(cpus), _) if cpus > machine.cpus => {
+            Some(format!("needs {cpus} CPUs, the workload's machine has {}", machine.cpus))
+        }
+        (_, Some(memory)) if memory > machine.memory => Some(format!(
+            "needs {} MiB of memory, the workload's machine has {}",
+            memory.div_ceil(1 << 20),
+            machine.memory >> 20
+        )),
+        _ => None,
+    }
+}
+
+/// What a kernel is known to lack, as a person reads it.
+fn lacking(requires: &Requires, role: Role, capabilities: &dyn Capabilities) -> Vec<String> {
+    let config = requires.config.iter().filter(|wanted| {
+        capabilities.config(role, &wanted.option).is_some_and(|value| match &wanted.value {
+            Some(exact) => value != *exact,
+            None => value != "y" && value != "m",
+        })
+    });
+    let modules =
+        requires.modules.iter().filter(|name| capabilities.module(role, name) == Some(false));
+    config
+        .map(ToString::to_string)
+        .chain(modules.map(|name| format!("the module {name}")))
+        .collect()
+}
+
+/// A boot costs about as much as two trials.
+const BOOT_WEIGHT: usize = 2;
+
+/// Deals boots to partitions, the heaviest units first, each to the partition with the least.
+fn deal(boots: &mut [PlannedBoot], partitions: u32) {
+    let mut units: BTreeMap<(u32, String), usize> = BTreeMap::new();
+    for boot in boots.iter() {
+        let open = boot.trials.iter().filter(|trial| trial.decided.is_none()).count();
+        let weight = if open > 0 { open + BOOT_WEIGHT } else { 0 };
+        *units.entry((boot.number, boot.image.clone())).or_default() += weight;
+    }
+    let mut heaviest: Vec<_> = units.iter().collect();
+    heaviest.sort_by_key(|(_, weight)| std::cmp::Reverse(**weight));
+    let mut loads: Vec<(usize, u32)> = (1..=partitions).map(|number| (0, number)).collect();
+    let mut partition_of = BTreeMap::new();
+    for (unit, weight) in heaviest {
+        let Some(least) = loads.iter_mut().min() else { return };
+        least.0 += weight;
+        partition_of.insert(unit.clone(), least.1);
+    }
+    for boot in boots {
+        boot.partition = partition_of[&(boot.number, boot.image.clone())];
+    }
+}
+
+/// What makes two plans different runs, as a person reads it; empty when both are the same run.
+///
+/// Where a kernel was found may differ: one run may be carried out on several controllers.
+pub fn differences(one: &Plan, other: &Plan) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut differs = |what: String, a: &str, b: &str| {
+        if a != b {
+            found.push(format!("{what}: {a} and {b}"));
+        }
+    };
+    differs("plan format".into(), &one.format.to_string(), &other.format.to_string());
+    differs("kgate version".into(), &one.kgate, &other.kgate);
+    differs("workload".into(), &one.workload, &other.workload);
+    for role in Role::ALL {
+        let (a, b) = (one.kernel(role), other.kernel(role));
+        differs(format!("{role} kernel"), &a.release, &b.release);
+        let image = format!("{role} kernel's image (sha256)");
+        differs(image, &a.image_sha256, &b.image_sha256);
+        if let (Some(a), Some(b)) = (&a.package_sha256, &b.package_sha256) {
+            differs(format!("{role} kernel's package (sha256)"), a, b);
+        }
+    }
+    differs(
+        "number of partitions".into(),
+        &one.partitions.to_string(),
+        &other.partitions.to_string(),
+    );
+    if found.is_empty() && one.boots != other.boots {
+        let first = one.boots.iter().zip(&other.boots).find(|(a, b)| a != b);
+        found.push(match first {
+            Some((a, b)) if a.id == b.id => format!("the boot {}", a.id),
+            Some((a, b)) => format!("boots: {} and {}", a.id, b.id),
+            None => format!("number of boots: {} and {}", one.boots.len(), other.boots.len()),
+        });
+    }
+    found
+}

@@ -1,0 +1,244 @@
+//! Carrying out a plan: which boots run when, and how a run ends.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures::StreamExt;
+use futures::future::LocalBoxFuture;
+use futures::stream::FuturesUnordered;
+use kgate_machine::Pool;
+use kgate_model::journal::{Entry, Event, RunRecord};
+use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
+use kgate_model::plan::{PlannedBoot, PlannedTrial};
+use kgate_scenario::{Requires, Scenario};
+use tokio::time::{Instant, sleep_until};
+
+use crate::attempt;
+use crate::plan::Inputs;
+use crate::rundir::{Journal, RunDir, RunDirError};
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Every trial has its outcome.
+    Complete,
+    /// The caller's `cancel` came.
+    Interrupted,
+    /// Something of the controller's, or the run's own deadline, ended it.
+    Stopped(Fault),
+}
+
+/// Why a run could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The run directory can't be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// There is no such partition.
+    #[error("no partition {asked}: the plan has {partitions}")]
+    Partition {
+        /// The one asked for.
+        asked: u32,
+        /// How many there are.
+        partitions: u32,
+    },
+    /// The plan names a scenario that the inputs don't have.
+    #[error("the plan names the scenario {0}, which the run's inputs do not have")]
+    Scenario(String),
+}
+
+/// Carries out what is still open of the run in `dir`: everything the first time, the rest after a
+/// kill. Trials that errored through no fault of kernel or scenario count as open. Needs a tokio
+/// runtime with I/O and time.
+///
+/// Every event goes to the journal, then to `observer`. When `cancel` is ready everything is ended at
+/// once; trials that were running stay open. The same holds when the run's own deadline comes, and
+/// when the journal can't be written any more.
+///
+/// # Errors
+/// Nothing was started. What goes wrong later is in the journal and in [`RunEnd`].
+pub async fn run(
+    dir: &RunDir,
+    pool: &dyn Pool,
+    partition: Option<u32>,
+    observer: &mut dyn FnMut(&Entry),
+    cancel: impl Future<Output = ()>,
+) -> Result<RunEnd, RunError> {
+    let (plan, inputs) = (dir.plan(), dir.inputs());
+    if let Some(asked) = partition.filter(|asked| !(1..=plan.partitions).contains(asked)) {
+        return Err(RunError::Partition { asked, partitions: plan.partitions });
+    }
+    let scenarios = assignments(inputs);
+    if let Some((_, trial)) = plan.trials().find(|(_, t)| !scenarios.contains_key(&*t.scenario)) {
+        return Err(RunError::Scenario(trial.scenario.clone()));
+    }
+    let journal = Journal::open(dir)?;
+    let record = dir.record()?;
+    let torn = journal.note();
+    let context = Context {
+        dir,
+        inputs,
+        pool,
+        scenarios,
+        events: Events(RefCell::new(Sink { journal, observer })),
+    };
+    let facts = pool.facts();
+    let queue = jobs(&record, partition);
+    let kgate = env!("CARGO_PKG_VERSION").to_owned();
+    let started = Event::RunStarted { kgate, partition, facts: facts.clone() };
+    let begin = || {
+        context.emit(started)?;
+        torn.map_or(Ok(()), |note| context.emit(note))
+    };
+    let end = match begin() {
+        Ok(()) => carry_out(&context, queue, cancel).await,
+        Err(Stop(fault)) => RunEnd::Stopped(fault),
+    };
+    // What carries the machines may have been settled only by the first boot.
+    for (name, value) in pool.facts() {
+        if facts.get(&name) != Some(&value) {
+            let _ = context.emit(Event::Note { text: format!("{name}: {value}") });
+        }
+    }
+    let stopped = match &end {
+        RunEnd::Complete => None,
+        RunEnd::Interrupted => Some(Fault::harness(FaultKind::Controller, "interrupted")),
+        RunEnd::Stopped(fault) => Some(fault.clone()),
+    };
+    // A journal that can't be written any more is what ended the run, and is told by `end`.
+    let told = context.emit(Event::RunEnded { stopped }).and_then(|()| context.sync());
+    match (end, told) {
+        (RunEnd::Complete, Err(Stop(fault))) => Ok(RunEnd::Stopped(fault)),
+        (end, _) => Ok(end),
+    }
+}
+
+/// What everything that belongs to one run shares.
+pub(crate) struct Context<'a> {
+    pub(crate) dir: &'a RunDir,
+    pub(crate) inputs: &'a Inputs,
+    pub(crate) pool: &'a dyn Pool,
+    pub(crate) scenarios: BTreeMap<&'a str, Assignment<'a>>,
+    events: Events<'a>,
+}
+
+/// A scenario with all that its trials require.
+pub(crate) struct Assignment<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) requires: Requires,
+}
+
+/// The run can't go on, for a reason that is the controller's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stop(pub(crate) Fault);
+
+struct Events<'a>(RefCell<Sink<'a>>);
+
+struct Sink<'a> {
+    journal: Journal,
+    observer: &'a mut dyn FnMut(&Entry),
+}
+
+impl Context<'_> {
+    /// Writes an event down and tells the observer.
+    pub(crate) fn emit(&self, event: Event) -> Result<(), Stop> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let entry = Entry { at, event };
+        let Sink { journal, observer } = &mut *self.events.0.borrow_mut();
+        journal.append(&entry).map_err(|e| Stop(e.fault()))?;
+        observer(&entry);
+        Ok(())
+    }
+
+    /// Waits until the disk has every event so far.
+    pub(crate) fn sync(&self) -> Result<(), Stop> {
+        self.events.0.borrow_mut().journal.sync().map_err(|e| Stop(e.fault()))
+    }
+}
+
+fn assignments(inputs: &Inputs) -> BTreeMap<&str, Assignment<'_>> {
+    let assignment = |scenario| Assignment { scenario, requires: inputs.requires(scenario) };
+    inputs.selected.iter().map(|s| (s.scenario.id.as_str(), assignment(&s.scenario))).collect()
+}
+
+/// A boot with trials to run.
+pub(crate) struct Job<'a> {
+    pub(crate) boot: &'a PlannedBoot,
+    pub(crate) open: VecDeque<&'a PlannedTrial>,
+    /// Attempts that the journal already has.
+    pub(crate) attempts: u32,
+}
+
+/// The boots of a partition that have open trials, in the order of the plan.
+fn jobs<'a>(record: &'a RunRecord, partition: Option<u32>) -> VecDeque<Job<'a>> {
+    let mut open: BTreeMap<&str, VecDeque<&'a PlannedTrial>> = BTreeMap::new();
+    for trial in &record.trials {
+        let undecided = match &trial.outcome {
+            None => true,
+            Some(Outcome::Errored { cause }) => cause.blame == Blame::Harness,
+            Some(_) => false,
+        };
+        if undecided && trial.planned.decided.is_none() {
+            open.entry(&trial.boot).or_default().push_back(&trial.planned);
+        }
+    }
+    let boots = record.boots.iter().filter(|b| partition.is_none_or(|p| b.planned.partition == p));
+    boots
+        .filter_map(|boot| {
+            let open = open.remove(&*boot.planned.id)?;
+            Some(Job { boot: &boot.planned, open, attempts: boot.attempts })
+        })
+        .collect()
+}
+
+/// Runs boots in the order of the plan, as many beside each other as the pool carries.
+async fn carry_out(
+    context: &Context<'_>,
+    mut queue: VecDeque<Job<'_>>,
+    cancel: impl Future<Output = ()>,
+) -> RunEnd {
+    tokio::pin!(cancel);
+    let deadline = Instant::now() + context.inputs.policy.timeouts.run;
+    let mut active: Vec<&PlannedBoot> = Vec::new();
+    let mut running: FuturesUnordered<LocalBoxFuture<'_, (&str, Result<(), Stop>)>> =
+        FuturesUnordered::new();
+    // Leaving this function drops the boots that still run, which ends their machines.
+    loop {
+        while queue.front().is_some_and(|job| may_start(context.pool, job.boot, &active)) {
+            let Some(job) = queue.pop_front() else { break };
+            active.push(job.boot);
+            let id = &*job.boot.id;
+            running.push(Box::pin(async move { (id, attempt::run_boot(context, job).await) }));
+        }
+        if running.is_empty() {
+            return RunEnd::Complete;
+        }
+        tokio::select! {
+            biased;
+            () = &mut cancel => return RunEnd::Interrupted,
+            () = sleep_until(deadline) => {
+                let limit = context.inputs.policy.timeouts.run.as_secs();
+                let message = format!("the run did not end within {limit} s");
+                return RunEnd::Stopped(Fault::harness(FaultKind::RunTimeout, message));
+            }
+            Some((id, result)) = running.next() => {
+                if let Err(Stop(fault)) = result {
+                    return RunEnd::Stopped(fault);
+                }
+                active.retain(|boot| boot.id != id);
+            }
+        }
+    }
+}
+
+/// Whether a boot may start beside those that are active. An exclusive one is alone, and everybody
+/// has room by what the pool says of his shape.
+fn may_start(pool: &dyn Pool, next: &PlannedBoot, active: &[&PlannedBoot]) -> bool {
+    let all = || active.iter().copied().chain([next]);
+    active.is_empty()
+        || !all().any(|boot| boot.exclusive)
+            && all().all(|boot| active.len() < pool.capacity(&boot.shape))
+}

@@ -1,0 +1,410 @@
+//! The run directory: plan, inputs, the append-only journal, and where consoles and logs lie.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use kgate_model::journal::{Entry, Event, RunRecord};
+use kgate_model::kernel::KernelRecord;
+use kgate_model::outcome::{Fault, FaultKind};
+use kgate_model::plan::{FORMAT, Plan};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::plan::{Inputs, differences};
+
+const PLAN: &str = "plan.json";
+const JOURNAL: &str = "journal.jsonl";
+const LOCK: &str = "lock";
+const WORKLOAD: &str = "inputs/workload.json";
+const POLICY: &str = "inputs/policy.json";
+const SCENARIOS: &str = "inputs/scenarios.json";
+const WAIVERS: &str = "inputs/waivers.json";
+/// Directories that runs write to.
+pub(crate) const ARTIFACTS: [&str; 3] = ["consoles", "kmsg", "logs"];
+/// No file of ours that is read whole is larger.
+const FILE_BOUND: u64 = 1 << 30;
+
+/// Why a run directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// A new run needs an empty directory.
+    #[error("{} is not empty: choose another directory, or resume the run in it", .0.display())]
+    Occupied(PathBuf),
+    /// There is no plan in it.
+    #[error("{} is no run directory: it has no plan.json", .0.display())]
+    NoRun(PathBuf),
+    /// Another process runs in it.
+    #[error("another process is running in {}", .0.display())]
+    Locked(PathBuf),
+    /// A file could not be made, read or written.
+    #[error("cannot {what} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
+    /// A file holds something else than it should.
+    #[error("{}:{line}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The plan is of another version.
+    #[error("{} was written in format {theirs} by kgate {kgate}; this program reads format {FORMAT}", path.display())]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        theirs: u64,
+        /// The program that wrote it.
+        kgate: String,
+    },
+    /// What the run was planned with is not what there is now.
+    #[error("{} was planned with something else: {}", path.display(), what.join("; "))]
+    Differs {
+        /// The directory.
+        path: PathBuf,
+        /// What differs.
+        what: Vec<String>,
+    },
+}
+
+impl RunDirError {
+    pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+
+    /// As the end of a run: the controller's fault.
+    pub(crate) fn fault(&self) -> Fault {
+        Fault::harness(FaultKind::Controller, self.to_string())
+    }
+}
+
+/// A run directory: what a run intends, and where it writes down what happened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunDir {
+    path: PathBuf,
+    plan: Plan,
+    inputs: Inputs,
+}
+
+impl RunDir {
+    /// Makes a run directory and writes plan and inputs to it, before anything starts.
+    ///
+    /// # Errors
+    /// The directory isn't empty, another process uses it, or the disk refuses it.
+    pub fn create(path: &Path, plan: Plan, inputs: Inputs) -> Result<Self, RunDirError> {
+        fs::create_dir_all(path).map_err(RunDirError::io("make", path))?;
+        let _lock = lock(path)?;
+        let occupied = fs::read_dir(path)
+            .and_then(|mut entries| {
+                entries.try_fold(false, |any, entry| Ok(any | (entry?.file_name() != LOCK)))
+            })
+            .map_err(RunDirError::io("read", path))?;
+        if occupied {
+            return Err(RunDirError::Occupied(path.to_owned()));
+        }
+        for directory in ARTIFACTS.iter().chain(&["inputs"]) {
+            let directory = path.join(directory);
+            fs::create_dir_all(&directory).map_err(RunDirError::io("make", &directory))?;
+        }
+        for (name, content) in serialised(&inputs) {
+            write_whole(&path.join(name), &content)?;
+        }
+        // The plan comes last: where there is one, all else is there.
+        write_whole(&path.join(PLAN), &pretty(&plan))?;
+        Ok(Self { path: path.to_owned(), plan, inputs })
+    }
+
+    /// Reads the run directory of a run that was started before.
+    ///
+    /// # Errors
+    /// It isn't one, or its files are not what this program writes.
+    pub fn open(path: &Path) -> Result<Self, RunDirError> {
+        if !path.join(PLAN).is_file() {
+            return Err(RunDirError::NoRun(path.to_owned()));
+        }
+        let versions: serde_json::Value = read_whole(&path.join(PLAN))?;
+        let theirs = versions["format"].as_u64().unwrap_or_default();
+        if theirs != u64::from(FORMAT) {
+            let kgate = versions["kgate"].as_str().unwrap_or("of an unknown version").to_owned();
+            return Err(RunDirError::Format { path: path.to_owned(), theirs, kgate });
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            plan: read_whole(&path.join(PLAN))?,
+            inputs: Inputs {
+                workload: read_whole(&path.join(WORKLOAD))?,
+                policy: read_whole(&path.join(POLICY))?,
+                selected: read_whole(&path.join(SCENARIOS))?,
+                waivers: read_whole(&path.join(WAIVERS))?,
+            },
+        })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the run intends.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What it was planned from.
+    pub fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
+    /// Everything that has happened, in order. A last line that a kill cut short is left out, and a
+    /// note says so. No journal is an empty one.
+    ///
+    /// # Errors
+    /// The journal can't be read or holds something else.
+    pub fn entries(&self) -> Result<Vec<Entry>, RunDirError> {
+        let path = self.path.join(JOURNAL);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let bytes = read_bytes(&path)?;
+        let (whole, torn) = bytes.split_at(whole_lines(&bytes));
+        let mut entries = Vec::new();
+        for (at, line) in whole.split_inclusive(|&b| b == b'\n').enumerate() {
+            let entry: Entry =
+                serde_json::from_slice(line).map_err(|e| RunDirError::Malformed {
+                    path: path.clone(),
+                    line: at + 1,
+                    reason: format!("not an entry of a journal: {e}"),
+                })?;
+            entries.push(entry);
+        }
+        if !torn.is_empty() {
+            let at = entries.last().map_or(0, |last| last.at);
+            entries.push(Entry { at, event: torn_note(torn.len()) });
+        }
+        Ok(entries)
+    }
+
+    /// What is known of the run.
+    ///
+    /// # Errors
+    /// See [`Self::entries`].
+    pub fn record(&self) -> Result<RunRecord, RunDirError> {
+        Ok(RunRecord::new(self.plan.clone(), self.entries()?))
+    }
+
+    /// Checks before a run is taken up again that these are the kernels it was planned with.
+    ///
+    /// # Errors
+    /// [`RunDirError::Differs`].
+    pub fn check_kernels(
+        &self,
+        baseline: &KernelRecord,
+        candidate: &KernelRecord,
+    ) -> Result<(), RunDirError> {
+        let now =
+            Plan { baseline: baseline.clone(), candidate: candidate.clone(), ..self.plan.clone() };
+        self.check(differences(&self.plan, &now))
+    }
+
+    /// Checks that `inputs` are those that the run was planned with.
+    ///
+    /// # Errors
+    /// [`RunDirError::Differs`], or the written ones can't be read.
+    pub fn check_inputs(&self, inputs: &Inputs) -> Result<(), RunDirError> {
+        let mut what = Vec::new();
+        for (name, content) in serialised(inputs) {
+            if read_bytes(&self.path.join(name))? != content {
+                let name = name.trim_start_matches("inputs/").trim_end_matches(".json");
+                what.push(format!("the {name}"));
+            }
+        }
+        self.check(what)
+    }
+
+    fn check(&self, what: Vec<String>) -> Result<(), RunDirError> {
+        if what.is_empty() {
+            Ok(())
+        } else {
+            Err(RunDirError::Differs { path: self.path.clone(), what })
+        }
+    }
+}
+
+/// The journal of a run directory, open for writing: at most one in the world.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    length: u64,
+    failed: bool,
+    /// What a kill had left of a last line, in bytes.
+    cut: usize,
+    _lock: File,
+}
+
+impl Journal {
+    /// Opens the journal to append to it. What is left of a last line that was cut short is removed.
+    ///
+    /// # Errors
+    /// Another process runs in the directory, or the file can't be opened.
+    pub fn open(dir: &RunDir) -> Result<Self, RunDirError> {
+        let lock = lock(&dir.path)?;
+        let path = dir.path.join(JOURNAL);
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(RunDirError::io("open", &path))?;
+        let bytes = read_bytes(&path)?;
+        let whole = whole_lines(&bytes);
+        let length = whole as u64;
+        file.set_len(length)
+            .and_then(|()| file.seek(SeekFrom::End(0)))
+            .map_err(RunDirError::io("write", &path))?;
+        Ok(Self { file, path, length, failed: false, cut: bytes.len() - whole, _lock: lock })
+    }
+
+    /// A note about what opening removed, to be appended first.
+    pub(crate) fn note(&self) -> Option<Event> {
+        (self.cut > 0).then(|| torn_note(self.cut))
+    }
+
+    /// Appends one entry. After a failure nothing is appended any more: what follows a torn line
+    /// would make the whole journal unreadable.
+    ///
+    /// # Errors
+    /// The disk is full or broken. Everything before this entry stays readable.
+    pub fn append(&mut self, entry: &Entry) -> Result<(), RunDirError> {
+        let broken = RunDirError::io("write", &self.path);
+        if self.failed {
+            return Err(broken(io::Error::other("an earlier write to it failed")));
+        }
+        let mut line = serde_json::to_vec(entry)
+            .map_err(io::Error::other)
+            .map_err(|e| RunDirError::Io { what: "write", path: self.path.clone(), source: e })?;
+        line.push(b'\n');
+        if let Err(error) = self.file.write_all(&line) {
+            self.failed = true;
+            // A reader drops a torn line anyway; without one there is nothing to note.
+            let _ = self.file.set_len(self.length);
+            return Err(broken(error));
+        }
+        self.length += line.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until the disk has everything.
+    ///
+    /// # Errors
+    /// The disk is full or broken.
+    pub fn sync(&mut self) -> Result<(), RunDirError> {
+        self.file.sync_data().map_err(|error| {
+            self.failed = true;
+            RunDirError::io("write", &self.path)(error)
+        })
+    }
+}
+
+fn torn_note(bytes: usize) -> Event {
+    Event::Note {
+        text: format!("the journal's last line was cut short ({bytes} bytes) and is left out"),
+    }
+}
+
+/// Length of the lines that are whole.
+fn whole_lines(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1)
+}
+
+fn lock(path: &Path) -> Result<File, RunDirError> {
+    let file = path.join(LOCK);
+    let lock = File::create(&file).map_err(RunDirError::io("make", &file))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(RunDirError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(RunDirError::io("lock", &file)(error)),
+    }
+}
+
+fn serialised(inputs: &Inputs) -> [(&'static str, Vec<u8>); 4] {
+    [
+        (WORKLOAD, pretty(&inputs.workload)),
+        (POLICY, pretty(&inputs.policy)),
+        (SCENARIOS, pretty(&inputs.selected)),
+        (WAIVERS, pretty(&inputs.waivers)),
+    ]
+}
+
+fn pretty(value: &impl Serialize) -> Vec<u8> {
+    // Our own types: their keys are text, and they hold nothing that fails to serialise.
+    let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Writes a file so that it is there whole or not at all, whatever happens meanwhile.
+fn write_whole(path: &Path, content: &[u8]) -> Result<(), RunDirError> {
+    let new = path.with_extension("new");
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    };
+    write().map_err(RunDirError::io("write", path))
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, RunDirError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|f| f.take(FILE_BOUND + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) if bytes.len() as u64 > FILE_BOUND => {
+            Err(RunDirError::io("read", path)(io::Error::other("larger than 1 GiB")))
+        }
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(RunDirError::io("read", path)(error)),
+    }
+}
+
+fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<T, RunDirError> {
+    serde_json::from_slice(&read_bytes(path)?).map_err(|error| RunDirError::Malformed {
+        path: path.to_owned(),
+        line: error.line(),
+        reason: error.to_string(),
+    })
+}
+
+/// Below the run directory: the console of an attempt.
+pub(crate) fn console(boot: &str, attempt: u32) -> String {
+    format!("consoles/{boot}-{attempt}.log")
+}
+
+/// Below the run directory: the diagnosis of a hung machine.
+pub(crate) fn diagnosis(boot: &str, attempt: u32) -> String {
+    format!("consoles/{boot}-{attempt}.diagnosis.log")
+}
+
+/// Below the run directory: the kernel's records of an attempt.
+pub(crate) fn kernel_log(boot: &str, attempt: u32) -> String {
+    format!("kmsg/{boot}-{attempt}.log")
+}
+
+/// Below the run directory: the output of a trial's steps.
+pub(crate) fn trial_log(trial: &str) -> String {
+    format!("logs/{trial}.log")
+}
