@@ -72,6 +72,11 @@ pub trait Machine {
     /// The kernel that answered.
     fn identity(&self) -> &Identity;
 
+    /// Path of the measuring program on the machine.
+    fn ops(&self) -> &str {
+        "/kgate/ops"
+    }
+
     /// Becomes `Some` when the machine ends without having been asked to.
     fn end(&self) -> watch::Receiver<Option<End>>;
 
