@@ -60,6 +60,7 @@ pub(crate) enum Place<'a> {
 }
 
 fn compile(pattern: &str) -> Regex {
+    // tidy-allow(no-panic): all patterns are constants of this crate, compiled by any test
     Regex::new(pattern).expect("the expressions of the rule table are valid")
 }
 
@@ -84,6 +85,7 @@ impl Table {
                 .match_kind(MatchKind::LeftmostFirst)
                 .kind(Some(AhoCorasickKind::DFA))
                 .build(literals)
+                // tidy-allow(no-panic): fails only for more literals than a table can have
                 .expect("the literals of the rule table are few"),
             rules: rules.collect(),
             frame: compile(&format!(

@@ -148,7 +148,7 @@ pub(super) fn check(file: &File) -> Vec<Violation> {
         add(MAX_LINES + 1, "file-length", format!("{lines} lines, of {MAX_LINES} at most"), LENGTH);
     }
     let rules: Vec<&Rule> = RULES.iter().filter(|rule| rule.holds_in(&file.path)).collect();
-    if rules.is_empty() || is_test(&file.path) {
+    if rules.is_empty() || is_outside_product(&file.path) {
         return violations;
     }
     match items(&file.text) {
@@ -164,10 +164,11 @@ pub(super) fn check(file: &File) -> Vec<Violation> {
     violations
 }
 
-/// Whether all of a file is test code.
-fn is_test(path: &str) -> bool {
+/// Whether nothing of a file is in the product: it is for tests, or runs while building.
+fn is_outside_product(path: &str) -> bool {
     let (dirs, name) = path.rsplit_once('/').unwrap_or(("", path));
     name.ends_with("tests.rs")
+        || (name == "build.rs" && !dirs.contains("/src"))
         || dirs.split('/').any(|dir| ["tests", "benches", "examples"].contains(&dir))
 }
 

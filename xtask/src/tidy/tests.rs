@@ -101,6 +101,8 @@ fn g() { y.unwrap() }
     assert!(elsewhere("harness/cli/src/main.rs").iter().all(|l| !l.contains("only-cli-talks")));
     assert_eq!(elsewhere("harness/testkit/src/lib.rs"), [""; 0]);
     assert_eq!(elsewhere("workloads/ops/src/main.rs"), [""; 0]);
+    assert_eq!(elsewhere("harness/report/build.rs"), [""; 0]);
+    assert_ne!(elsewhere("harness/report/src/build.rs"), [""; 0]);
 }
 
 #[test]
