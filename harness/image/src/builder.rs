@@ -291,6 +291,8 @@ fn store(
     squashfs::pack(&tree, BufWriter::with_capacity(1 << 20, file)).map_err(|detail| {
         ImageError::Content { image: recipe.name.clone(), detail: format!("packing: {detail}") }
     })?;
+    // An image counts as complete by its size, so its content has to be on the disk first.
+    File::open(&path).and_then(|file| file.sync_all()).map_err(ImageError::io("write", &path))?;
     let key = key(recipe, &packages);
     let manifest = Manifest {
         name: recipe.name.clone(),
