@@ -11,7 +11,6 @@ use kgate_model::host::{Host, HostCommand};
 use crate::error::KernelError;
 use crate::extract;
 use crate::kernel::leading_version;
-use crate::locate;
 
 const ASK: Duration = Duration::from_secs(120);
 const FETCH: Duration = Duration::from_secs(1800);
@@ -119,7 +118,7 @@ pub(crate) fn fetch(
         let name = name.split(':').next().unwrap_or(name);
         let path = dir.join(format!("{name}_{}_amd64.deb", version.replace(':', "%3a")));
         if path.is_file() {
-            let digest = locate::sha256(&path)?;
+            let digest = extract::digest(cache, &path)?;
             return Ok((path, digest));
         }
     }
@@ -134,11 +133,11 @@ pub(crate) fn fetch(
         });
     };
     let path = dir.join(&offer.file);
-    if let Some(digest) = offer.is_at(&path)? {
+    if let Some(digest) = offer.is_at(cache, &path)? {
         return Ok((path, digest));
     }
     let _lock = extract::lock(&dir)?;
-    if let Some(digest) = offer.is_at(&path)? {
+    if let Some(digest) = offer.is_at(cache, &path)? {
         return Ok((path, digest));
     }
     let temporary = extract::temporary(&dir)?;
@@ -147,7 +146,7 @@ pub(crate) fn fetch(
         HostCommand::new("apt-get", FETCH).args(["-q", "download", &spec]).dir(temporary.path()),
     )?;
     let fetched = temporary.path().join(&offer.file);
-    let Some(digest) = offer.is_at(&fetched)? else {
+    let Some(digest) = offer.is_at(cache, &fetched)? else {
         return Err(KernelError::Host {
             what: format!("apt-get download {spec}"),
             detail: format!("it left no {} with the digest that apt's lists give", offer.file),
@@ -176,10 +175,10 @@ impl Offer {
     }
 
     /// The digest of the file at `path` when it is the offered package.
-    fn is_at(&self, path: &Path) -> Result<Option<String>, KernelError> {
+    fn is_at(&self, cache: &Path, path: &Path) -> Result<Option<String>, KernelError> {
         match fs::metadata(path) {
             Ok(metadata) if metadata.len() == self.size => {
-                let digest = locate::sha256(path)?;
+                let digest = extract::digest(cache, path)?;
                 Ok(self.sha256.as_ref().is_none_or(|wanted| *wanted == digest).then_some(digest))
             }
             _ => Ok(None),

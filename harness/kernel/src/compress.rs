@@ -52,24 +52,25 @@ pub(crate) fn detect_file(file: &mut (impl Read + Seek)) -> io::Result<Option<Fo
     Ok(Format::detect(&head))
 }
 
-/// Decompresses one stream; what follows it is not read as another.
+/// Decompresses to the end; several streams one after another are one, as their tools have it.
 pub(crate) fn reader<'a>(format: Format, packed: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     /// Bounds the memory that a stream's header can ask for.
     const MEMORY: u64 = 256 << 20;
     let packed = BufReader::with_capacity(1 << 16, packed);
     Ok(match format {
-        Format::Gzip => Box::new(flate2::bufread::GzDecoder::new(packed)),
+        Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
         Format::Xz => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(MEMORY, 0)?;
+            let stream =
+                liblzma::stream::Stream::new_stream_decoder(MEMORY, liblzma::stream::CONCATENATED)?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(packed, stream))
         }
         Format::Lzma => {
             let stream = liblzma::stream::Stream::new_lzma_decoder(MEMORY)?;
             Box::new(liblzma::bufread::XzDecoder::new_stream(packed, stream))
         }
-        Format::Bzip2 => Box::new(bzip2::bufread::BzDecoder::new(packed)),
+        Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(packed)),
         Format::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?.single_frame();
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
             decoder.window_log_max(27)?;
             Box::new(decoder)
         }

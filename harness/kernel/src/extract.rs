@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -97,6 +98,28 @@ pub(crate) fn unpacked(
 }
 
 const TEMPORARY: &str = ".unfinished-";
+
+/// SHA-256 of a package file. It is kept in `cache` for as long as the file stays as it is.
+pub(crate) fn digest(cache: &Path, path: &Path) -> Result<String, KernelError> {
+    let identity = || {
+        let file = fs::metadata(path).map_err(|e| KernelError::named(path, e))?;
+        let times = [file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()];
+        Ok(format!("{} {} {} {times:?}", file.dev(), file.ino(), file.len()))
+    };
+    let before = identity()?;
+    let kept = cache.join("digests").join(locate::hex(&Sha256::digest(&before)));
+    if let Ok(digest) = fs::read_to_string(&kept)
+        && digest.len() == 64
+    {
+        return Ok(digest);
+    }
+    let digest = locate::sha256(path)?;
+    // Only saves time: whatever goes wrong here, it is computed again.
+    if identity()? == before && fs::create_dir_all(cache.join("digests")).is_ok() {
+        let _ = fs::write(&kept, &digest);
+    }
+    Ok(digest)
+}
 
 /// A directory for work that is renamed when it is done. The caller holds the lock.
 pub(crate) fn temporary(dir: &Path) -> Result<tempfile::TempDir, KernelError> {

@@ -51,8 +51,7 @@ impl Resolver<'_> {
         while let Some(reference) = queue.pop_front() {
             let (path, digest) = match &reference {
                 PackageReference::File(path) => {
-                    fs::metadata(path).map_err(|e| KernelError::named(path, e))?;
-                    (path.clone(), locate::sha256(path)?)
+                    (path.clone(), extract::digest(&self.cache_dir, path)?)
                 }
                 PackageReference::Apt { name, version } => {
                     apt::fetch(self.host, &self.cache_dir, name, version.as_deref())?

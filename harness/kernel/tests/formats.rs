@@ -152,6 +152,25 @@ fn debian_packages_of_every_shape() {
 }
 
 #[test]
+fn a_package_changed_in_place_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut packages = Vec::new();
+    for release in ["6.1.0-test", "6.1.1-test", "6.1.2-test"] {
+        let name = format!("./boot/vmlinuz-{release}");
+        // Stored, so that all have one size.
+        let data = common::tar(&[Entry::File(&name, &image(release))]);
+        let control = common::tar(&[Entry::File("./control", CONTROL.as_bytes())]);
+        let package = common::ar(&[("control.tar", &control), ("data.tar", &data)]);
+        let kernel = resolve(dir.path(), "p.deb", &package);
+        assert_eq!(kernel.release, release);
+        assert_eq!(resolve(dir.path(), "p.deb", &package).record(), kernel.record());
+        packages.push((package.len(), kernel.record().package_sha256));
+    }
+    packages.dedup();
+    assert!(packages.len() == 3 && packages.iter().all(|(size, _)| *size == packages[0].0));
+}
+
+#[test]
 fn rpmbuild_makes_what_is_read() {
     // The real tool, where it is installed, against the reader.
     let dir = tempfile::tempdir().unwrap();

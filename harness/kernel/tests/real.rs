@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kgate_kernel::{Driver, Kernel, KernelError, Reference, Resolver, Status};
+use kgate_model::host::{Host, HostCommand, HostOutput};
 use kgate_testkit::host::TestHost;
 use kgate_testkit::kernels::{self, Pair};
 
@@ -50,10 +52,10 @@ fn packages_become_kernels() {
 fn a_cached_package_resolves_at_once() {
     let Some(pair) = kernels::pair() else { return };
     let reference = pair.candidate_deb.display().to_string();
+    resolve(&reference).unwrap();
     let start = Instant::now();
     let kernel = resolve(&reference).unwrap();
     let took = start.elapsed();
-    eprintln!("{took:?}");
     assert_eq!(kernel.origin.reference, reference);
     assert!(took < Duration::from_millis(600), "{took:?}");
 }
@@ -189,6 +191,28 @@ fn a_meta_package_leads_to_its_kernel() {
     let kernel = resolve("apt:linux-image-cloud-amd64").unwrap();
     assert_eq!(kernel.origin.packages.len(), 2);
     assert_eq!(kernel.origin.packages[0].name, format!("linux-image-{}", kernel.release));
+}
+
+#[test]
+fn apt_says_what_is_wrong() {
+    struct NoApt;
+    impl Host for NoApt {
+        fn run(&self, _: &HostCommand) -> io::Result<HostOutput> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let ask = |host: &dyn Host, name: &str| {
+        let resolver = Resolver { cache_dir: cache.path().to_owned(), host };
+        let error = resolver.resolve(&Reference::parse(name).unwrap()).unwrap_err();
+        assert!(error.is_infrastructure());
+        error.to_string()
+    };
+    insta::assert_snapshot!(ask(&NoApt, "apt:linux-image-amd64"));
+    if kernels::pair().is_some() {
+        insta::assert_snapshot!(ask(&TestHost, "apt:linux-image-of-nobody"));
+        insta::assert_snapshot!(ask(&TestHost, "apt:linux-image-amd64=0.1"));
+    }
 }
 
 #[test]

@@ -258,6 +258,27 @@ fn the_forms_are_listed() {
 }
 
 #[test]
+fn what_a_test_can_not_provoke_everywhere() {
+    // Root may read everything, and a machine may have its running kernel.
+    let denied = KernelError::Io {
+        doing: "read",
+        path: "/boot/vmlinuz-6.1".into(),
+        source: std::io::ErrorKind::PermissionDenied.into(),
+    };
+    let full = KernelError::Io {
+        doing: "write",
+        path: "/cache/kernels".into(),
+        source: std::io::ErrorKind::StorageFull.into(),
+    };
+    let outside = KernelError::NotInstalled { release: "6.1.0".to_owned(), root: "/".into() };
+    assert_eq!(
+        [&denied, &full, &outside].map(KernelError::is_infrastructure),
+        [false, true, false]
+    );
+    insta::assert_snapshot!(format!("{denied}\n{full}\n{outside}"));
+}
+
+#[test]
 fn modules() {
     let dir = tempfile::tempdir().unwrap();
     let root = root(dir.path(), RELEASE);
@@ -306,7 +327,11 @@ fn payloads() {
         ("too much", [gzip(b"x").as_slice(), &[0xff; 4]].concat()),
         ("wrong size", other_size),
         ("cut", [&gzip(&vmlinux(None, None))[..500], &[0x90, 0x38, 1, 0]].concat()),
-        ("short", [gzip(b"\x7fELF").as_slice(), &[0x90, 0x38, 1, 0]].concat()),
+        (
+            "short",
+            [zstd::encode_all(b"\x7fELF".as_slice(), 1).unwrap().as_slice(), &[0x90, 0x38, 1, 0]]
+                .concat(),
+        ),
         ("no ELF", gzip(b"just text")),
     ];
     let mut out = String::new();
