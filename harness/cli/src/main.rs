@@ -1,3 +1,53 @@
-//! The kgate binary.
+//! The `kgate` binary: one file per subcommand, errors, exit codes. Only here is anything printed,
+//! the environment read and an exit code chosen.
 
-fn main() {}
+mod args;
+mod boot;
+mod context;
+mod doctor;
+mod error;
+mod guests;
+mod kernel;
+mod library;
+mod manual;
+mod prepare;
+mod reports;
+mod run;
+mod scenario;
+mod signals;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::context::Context;
+use crate::error::CommandError;
+
+fn main() -> ExitCode {
+    let Cli { command, global } = Cli::parse();
+    match Context::new(global).and_then(|context| dispatch(&context, command)) {
+        Ok(code) => code,
+        Err(error) => {
+            anstream::eprintln!("kgate: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
+    match command {
+        Command::Run(args) => run::run(context, args),
+        Command::Boot(args) => boot::boot(context, args),
+        Command::Compare(args) => reports::compare(context, &args),
+        Command::Report(args) => reports::report(context, &args),
+        Command::Plan(args) => run::plan(context, &args),
+        Command::Merge(args) => reports::merge(context, &args),
+        Command::Scenario(command) => scenario::scenario(command),
+        Command::Kernel(command) => kernel::kernel(context, command),
+        Command::Doctor => doctor::doctor(context),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { dir } => manual::pages(&dir),
+    }
+}

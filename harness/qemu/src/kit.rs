@@ -168,11 +168,8 @@ impl Archive {
     fn base(&mut self, busybox: &Busybox) -> Result<(), KitError> {
         let root = &mut self.initramfs;
         root.file("bin/busybox", 0o755, Content::Bytes(busybox.bytes.clone()))?;
-        for applet in busybox.applets.iter().filter(|a| a.as_str() != "busybox") {
-            root.symlink(&format!("bin/{applet}"), "busybox")?;
-        }
-        for (link, target) in [("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin")] {
-            root.symlink(link, target)?;
+        for applet in busybox.applets.iter().filter(|a| *a != "bin/busybox") {
+            root.symlink(applet, "/bin/busybox")?;
         }
         for (path, mode) in [
             ("proc", 0o755),

@@ -78,6 +78,14 @@ impl Qemu {
             Err(error) => Err(broken(error.to_string())),
         }
     }
+
+    /// Boots something tiny under KVM, with a deadline.
+    ///
+    /// # Errors
+    /// Why KVM can't be used.
+    pub async fn probe_kvm(&self) -> Result<(), String> {
+        probe_kvm(&self.program).await
+    }
 }
 
 /// What a pool of guests is made of.
@@ -151,7 +159,7 @@ impl Guests {
         if let Some(proven) = state.accel {
             return Ok(proven);
         }
-        let kvm = || probe_kvm(&self.config.qemu.program);
+        let kvm = || self.config.qemu.probe_kvm();
         let (proven, why) = match self.config.accel {
             AccelChoice::Only(Accel::Tcg) => (Proven { accel: Accel::Tcg, booted: true }, None),
             AccelChoice::Only(Accel::Kvm) => {

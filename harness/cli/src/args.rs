@@ -1,0 +1,344 @@
+//! The command line as types. Parsing it does nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Boots the kernel in production and the one that should replace it, runs your workload's scenarios
+/// on both, and says whether the new one may go out.
+#[derive(Debug, Parser)]
+#[command(name = "kgate", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: Global,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0    promote: the candidate may replace the baseline (or: the command succeeded)
+  1    reject: it must not
+  2    the command line or a file of yours is wrong
+  3    inconclusive: it could not be decided
+  4    infrastructure: kgate, QEMU or this machine failed, which says nothing of a kernel
+  130  interrupted";
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// When to use colours.
+    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    pub(crate) color: ColorWhen,
+    /// Directory for kernels, packages and images that were fetched or built.
+    #[arg(long, global = true, env = "KGATE_CACHE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) cache: Option<PathBuf>,
+    /// The emulator.
+    #[arg(
+        long,
+        global = true,
+        env = "KGATE_QEMU",
+        default_value = "qemu-system-x86_64",
+        value_name = "PROGRAM"
+    )]
+    pub(crate) qemu: PathBuf,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What kgate can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Compare two kernels under a workload, and decide.
+    Run(RunArgs),
+    /// Boot one kernel: run a command on it, a scenario, or a shell on your terminal.
+    Boot(BootArgs),
+    /// Decide again from a run directory, perhaps by another policy or with other waivers.
+    Compare(CompareArgs),
+    /// Write reports of a run.
+    Report(ReportArgs),
+    /// Show what a run would do, without doing it.
+    Plan(PlanArgs),
+    /// Put the partitions of a run together, and decide.
+    Merge(MergeArgs),
+    /// Look at scenarios and check them.
+    #[command(subcommand)]
+    Scenario(ScenarioCommand),
+    /// Look at kernels.
+    #[command(subcommand)]
+    Kernel(KernelCommand),
+    /// Check what this machine has and lacks.
+    Doctor,
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages.
+    Man {
+        /// Where to.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+    },
+}
+
+const REFERENCE: &str = "a .deb or .rpm file, apt:PACKAGE[=VERSION], a directory with \
+boot/vmlinuz-* and lib/modules/*, a kernel build tree, a bzImage[,modules=DIR], or `running`";
+
+/// Where scenarios, profiles and images come from.
+#[derive(Debug, Args)]
+pub(crate) struct LibraryArgs {
+    /// Directory with `scenarios`, `workloads/profiles` and `images`; the current one if it has
+    /// `scenarios`, otherwise those built into kgate.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) library: Option<PathBuf>,
+}
+
+/// What a plan is made from. A resumed run has it all in its directory.
+#[derive(Debug, Args)]
+pub(crate) struct Subjects {
+    #[arg(long, short, value_name = "KERNEL", help = format!("The kernel in production: {REFERENCE}"))]
+    pub(crate) baseline: Option<String>,
+    /// The kernel that should replace it, in the same forms.
+    #[arg(long, short, value_name = "KERNEL")]
+    pub(crate) candidate: Option<String>,
+    /// Workload: the name of a profile, or a file; `smoke` by default.
+    #[arg(long, short)]
+    pub(crate) workload: Option<String>,
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
+    /// Only these scenarios of the workload (globs over their ids).
+    #[arg(long = "scenario", value_name = "GLOB")]
+    pub(crate) scenarios: Vec<String>,
+    /// Boots of each kernel, instead of the workload's number.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) boots: Option<u32>,
+    #[command(flatten)]
+    pub(crate) rules: Rules,
+}
+
+/// What replaces the workload's own rules of decision.
+#[derive(Debug, Args)]
+pub(crate) struct Rules {
+    /// Policy file, instead of the workload's policy.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) policy: Option<PathBuf>,
+    /// Waivers file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) waivers: Option<PathBuf>,
+}
+
+/// What the guests may use.
+#[derive(Debug, Args)]
+pub(crate) struct GuestArgs {
+    /// Accelerator: KVM where it is proven to work, otherwise TCG.
+    #[arg(long, default_value = "auto")]
+    pub(crate) accel: AccelArg,
+    /// CPUs of this machine that guests may use; all by default.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) cpus: Option<u32>,
+    /// Memory of this machine that guests may use, in MiB; what is available by default.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(128..))]
+    pub(crate) memory: Option<u64>,
+}
+
+/// Which accelerator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AccelArg {
+    /// Prove KVM by booting something; TCG otherwise.
+    Auto,
+    /// KVM, or an infrastructure error.
+    Kvm,
+    /// QEMU's own translation.
+    Tcg,
+}
+
+/// Which reports to write.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Outputs {
+    /// JUnit XML, for CI dashboards.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) junit: Option<PathBuf>,
+    /// All results, by the schema of schemas/results.schema.json.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json: Option<PathBuf>,
+    /// Markdown, for a job summary.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) markdown: Option<PathBuf>,
+}
+
+/// `kgate run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) subjects: Subjects,
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
+    /// Run directory; `runs/TIME` by default.
+    #[arg(long, value_name = "DIR", conflicts_with = "resume", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Take up the run in this directory where it was left.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) resume: Option<PathBuf>,
+    /// Run one part of the plan, such as 2/5; `kgate merge` puts the parts together.
+    #[arg(long, value_name = "I/N", value_parser = partition, conflicts_with = "resume")]
+    pub(crate) partition: Option<(u32, u32)>,
+}
+
+/// `kgate plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) subjects: Subjects,
+    /// Cut the plan in so many partitions.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) partitions: u32,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `kgate boot`.
+#[derive(Debug, Args)]
+pub(crate) struct BootArgs {
+    #[arg(value_name = "KERNEL", help = format!("The kernel: {REFERENCE}"))]
+    pub(crate) kernel: String,
+    /// Run this scenario instead of a command.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["argv", "image", "modules", "network"])]
+    pub(crate) scenario: Option<String>,
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
+    /// What the command finds on the machine: `base` (busybox) or the name of an image.
+    #[arg(long, default_value = "base")]
+    pub(crate) image: String,
+    /// Kernel modules to load first, with what they depend on.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) modules: Vec<String>,
+    /// Give the guest a network card (user-mode networking).
+    #[arg(long)]
+    pub(crate) network: bool,
+    /// Virtual CPUs.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub(crate) cpus: u32,
+    /// Memory in MiB.
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=1 << 24))]
+    pub(crate) memory: u64,
+    /// CPU model, as QEMU names it.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu_model: Option<String>,
+    /// Added to the kernel's command line; may be given several times.
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    pub(crate) append: Vec<String>,
+    /// Accelerator.
+    #[arg(long, default_value = "auto")]
+    pub(crate) accel: AccelArg,
+    /// Seconds until the machine must be up.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) boot_timeout: u64,
+    /// Seconds that the command may run.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400 * 30))]
+    pub(crate) timeout: Option<u64>,
+    /// Write the console to this file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) console: Option<PathBuf>,
+    /// The command and its arguments; a shell on your terminal without one.
+    #[arg(last = true)]
+    pub(crate) argv: Vec<String>,
+}
+
+/// `kgate compare`.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The run directory.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) rules: Rules,
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
+}
+
+/// `kgate report`.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// The run directory.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
+}
+
+/// `kgate merge`.
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The new run directory.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) into: PathBuf,
+    /// The run directories of the partitions.
+    #[arg(required = true, value_hint = ValueHint::DirPath)]
+    pub(crate) parts: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) outputs: Outputs,
+}
+
+/// `kgate scenario`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScenarioCommand {
+    /// List scenarios with their summaries.
+    List {
+        #[command(flatten)]
+        library: LibraryArgs,
+        /// Only those that this workload selects.
+        #[arg(long, short)]
+        workload: Option<String>,
+    },
+    /// Check files of scenarios and workloads, or the whole library.
+    Check {
+        #[command(flatten)]
+        library: LibraryArgs,
+        /// Files to check.
+        #[arg(value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+    },
+}
+
+/// `kgate kernel`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KernelCommand {
+    /// Show what a kernel reference stands for.
+    Show {
+        #[arg(value_name = "KERNEL", help = format!("The kernel: {REFERENCE}"))]
+        kernel: String,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the kernels that apt offers, oldest first.
+    List {
+        /// Flavour: `cloud-amd64`, `amd64` or `rt-amd64`.
+        #[arg(long, default_value = "cloud-amd64")]
+        flavour: String,
+        /// Only print two: an older and the newest release of one branch.
+        #[arg(long)]
+        pair: bool,
+    },
+}
+
+fn partition(text: &str) -> Result<(u32, u32), String> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((i, n)) if (1..=n).contains(&i) && n <= 10_000 => Ok((i, n)),
+        _ => Err("a partition is I/N with I from 1 to N, such as 2/5".into()),
+    }
+}

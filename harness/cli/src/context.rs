@@ -1,0 +1,107 @@
+//! What a command knows of its surroundings: the only place that looks at environment and clock.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::{env, fs};
+
+use jiff::Zoned;
+use kgate_image::Builder;
+use kgate_kernel::{Kernel, Reference, Resolver};
+use kgate_machine::process::LocalHost;
+use kgate_qemu::{Accel, AccelChoice, Programs, Qemu};
+
+use crate::args::{AccelArg, ColorWhen, Global};
+use crate::error::CommandError;
+
+/// The programs that run inside the machines, built with this binary.
+pub(crate) const PROGRAMS: Programs =
+    Programs { agent: include_bytes!(env!("KGATE_AGENT")), ops: include_bytes!(env!("KGATE_OPS")) };
+
+/// Surroundings of a command.
+pub(crate) struct Context {
+    pub(crate) cache: PathBuf,
+    pub(crate) qemu: PathBuf,
+    /// Colours on standard output.
+    pub(crate) colour: bool,
+    pub(crate) host: LocalHost,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> Result<Self, CommandError> {
+        let choice = match global.color {
+            ColorWhen::Auto => anstream::ColorChoice::Auto,
+            ColorWhen::Always => anstream::ColorChoice::Always,
+            ColorWhen::Never => anstream::ColorChoice::Never,
+        };
+        choice.write_global();
+        let colour = match anstream::AutoStream::choice(&std::io::stdout()) {
+            anstream::ColorChoice::Never => false,
+            anstream::ColorChoice::Auto => std::io::stdout().is_terminal(),
+            _ => true,
+        };
+        let cache = match global.cache {
+            Some(cache) => cache,
+            None => default_cache()?,
+        };
+        Ok(Self { cache, qemu: global.qemu, colour, host: LocalHost })
+    }
+
+    /// Resolves a kernel reference as the user wrote it.
+    pub(crate) fn kernel(&self, reference: &str) -> Result<Kernel, CommandError> {
+        let reference = Reference::parse(reference)?;
+        let resolver = Resolver { cache_dir: self.cache.clone(), host: &self.host };
+        Ok(resolver.resolve(&reference)?)
+    }
+
+    /// The builder of images.
+    pub(crate) fn images(&self) -> Builder<'_> {
+        Builder::new(&self.cache, &self.host)
+    }
+
+    /// The emulator on this machine.
+    pub(crate) fn qemu(&self) -> Result<Qemu, CommandError> {
+        Ok(Qemu::find(self.qemu.clone(), &self.host)?)
+    }
+}
+
+impl From<AccelArg> for AccelChoice {
+    fn from(arg: AccelArg) -> Self {
+        match arg {
+            AccelArg::Auto => Self::Auto,
+            AccelArg::Kvm => Self::Only(Accel::Kvm),
+            AccelArg::Tcg => Self::Only(Accel::Tcg),
+        }
+    }
+}
+
+fn default_cache() -> Result<PathBuf, CommandError> {
+    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME")
+        .or_else(|| Some(set("HOME")?.join(".cache")))
+        .map(|dir| dir.join("kgate"))
+        .ok_or_else(|| {
+            CommandError::usage("neither XDG_CACHE_HOME nor HOME is set")
+                .hint("say where fetched kernels go with --cache DIR")
+        })
+}
+
+/// CPUs that this process may use.
+pub(crate) fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// Memory in bytes that new guests can have without pushing anything else out.
+pub(crate) fn available_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB"))
+        .and_then(|n| n.trim().parse::<u64>().ok());
+    // A controller whose memory is unknown carries one guest.
+    kib.map_or(0, |kib| kib << 10)
+}
+
+/// Now, by the local clock.
+pub(crate) fn now() -> Zoned {
+    Zoned::now()
+}

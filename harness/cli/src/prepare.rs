@@ -1,0 +1,132 @@
+//! What has to be known before a run can be planned: inputs, kernels, what the kernels can do.
+
+use std::collections::BTreeMap;
+
+use kgate_kernel::{Kernel, Status};
+use kgate_model::outcome::Role;
+use kgate_model::plan::Plan;
+use kgate_runner::{Capabilities, Inputs, make_plan};
+use kgate_scenario::{Glob, Policy, Waivers};
+
+use crate::args::{Rules, Subjects};
+use crate::context::Context;
+use crate::error::CommandError;
+use crate::library::{Source, read};
+
+/// Workload of a run that names none.
+const DEFAULT_WORKLOAD: &str = "smoke";
+
+/// Everything that a plan is made from.
+pub(crate) struct Prepared {
+    pub(crate) inputs: Inputs,
+    pub(crate) library: Source,
+    pub(crate) kernels: BTreeMap<Role, Kernel>,
+}
+
+impl Prepared {
+    /// Reads the files, resolves the kernels. `progress` is told what takes long.
+    pub(crate) fn new(
+        context: &Context,
+        subjects: &Subjects,
+        progress: &mut dyn FnMut(String),
+    ) -> Result<Self, CommandError> {
+        let (Some(baseline), Some(candidate)) = (&subjects.baseline, &subjects.candidate) else {
+            return Err(CommandError::usage("--baseline and --candidate name the two kernels")
+                .hint("`kgate kernel list` shows what apt offers"));
+        };
+        let library = Source::new(&subjects.library)?;
+        let inputs = inputs(&library, subjects)?;
+        let kernels = kernels(context, baseline, candidate, progress)?;
+        Ok(Self { inputs, library, kernels })
+    }
+
+    /// The plan.
+    pub(crate) fn plan(&self, partitions: u32) -> Plan {
+        let record = |role| self.kernels[&role].record();
+        let (baseline, candidate) = (record(Role::Baseline), record(Role::Candidate));
+        make_plan(&self.inputs, baseline, candidate, &Known(&self.kernels), partitions)
+    }
+}
+
+/// Resolves both kernels.
+pub(crate) fn kernels(
+    context: &Context,
+    baseline: &str,
+    candidate: &str,
+    progress: &mut dyn FnMut(String),
+) -> Result<BTreeMap<Role, Kernel>, CommandError> {
+    let mut kernels = BTreeMap::new();
+    for (role, reference) in [(Role::Baseline, baseline), (Role::Candidate, candidate)] {
+        progress(format!("{role} {reference}"));
+        kernels.insert(role, context.kernel(reference)?);
+    }
+    Ok(kernels)
+}
+
+fn inputs(library: &Source, subjects: &Subjects) -> Result<Inputs, CommandError> {
+    let scenarios = library.scenarios()?;
+    let name = subjects.workload.as_deref().unwrap_or(DEFAULT_WORKLOAD);
+    let mut workload = library.workload(name, &scenarios)?;
+    if let Some(boots) = subjects.boots {
+        workload.policy.boots = boots;
+    }
+    let mut selected = scenarios.select(&workload);
+    if !subjects.scenarios.is_empty() {
+        let globs: Vec<Glob> = subjects.scenarios.iter().map(Glob::new).collect();
+        for glob in &globs {
+            if !selected.iter().any(|s| glob.matches(s.scenario.id.as_str())) {
+                return Err(CommandError::usage(format!(
+                    "no scenario of the workload `{}` matches `{}`",
+                    workload.name,
+                    glob.as_str()
+                ))
+                .hint(format!("`kgate scenario list --workload {name}` shows them")));
+            }
+        }
+        selected.retain(|s| globs.iter().any(|g| g.matches(s.scenario.id.as_str())));
+    }
+    if let Some(boots) = subjects.boots {
+        for one in &mut selected {
+            one.boots = boots;
+        }
+    }
+    let (policy, waivers) = rules(&subjects.rules, &workload.policy, &selected)?;
+    Ok(Inputs { workload, policy, selected, waivers })
+}
+
+/// Policy and waivers from the files of the command line; `policy` where none is named.
+pub(crate) fn rules(
+    rules: &Rules,
+    policy: &Policy,
+    selected: &[kgate_scenario::Selected],
+) -> Result<(Policy, Waivers), CommandError> {
+    let policy = match &rules.policy {
+        Some(path) => Policy::load(path, &read(path)?, selected)?,
+        None => policy.clone(),
+    };
+    let waivers = match &rules.waivers {
+        Some(path) => Waivers::load(path, &read(path)?)?,
+        None => Waivers::default(),
+    };
+    Ok((policy, waivers))
+}
+
+/// What kernels that are at hand can do.
+struct Known<'a>(&'a BTreeMap<Role, Kernel>);
+
+impl Capabilities for Known<'_> {
+    fn config(&self, role: Role, option: &str) -> Option<String> {
+        let config = self.0[&role].config.as_ref()?;
+        Some(config.get(option).unwrap_or("n").to_owned())
+    }
+
+    fn module(&self, role: Role, name: &str) -> Option<bool> {
+        let kernel = &self.0[&role];
+        match kernel.modules.status(name) {
+            Status::BuiltIn | Status::Module => Some(true),
+            // A kernel that came without a list of what is built in may still have it.
+            Status::Absent if kernel.modules.is_empty() => None,
+            Status::Absent => Some(false),
+        }
+    }
+}

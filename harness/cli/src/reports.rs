@@ -1,0 +1,167 @@
+//! From a run directory to a verdict and its reports: after a run, and by `kgate compare`, `report`
+//! and `merge`.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::path::{Component, Path};
+use std::process::ExitCode;
+
+use indicatif::ProgressDrawTarget;
+use kgate_compare::{Assessment, Inputs};
+use kgate_model::journal::{Entry, RunRecord};
+use kgate_report::{Lines, Observer, Progress, Report, Results, Style, junit, markdown, summary};
+use kgate_runner::{RunDir, RunError};
+
+use crate::args::{CompareArgs, MergeArgs, Outputs, ReportArgs, Rules};
+use crate::context::{Context, now};
+use crate::error::{CommandError, PROMOTE, at};
+use crate::prepare::rules;
+
+/// The bootstrap's seed: the same record gives the same verdict.
+const SEED: u64 = 0x6b67_6174_6521;
+/// Columns where there is no terminal to ask.
+const COLUMNS: u16 = 100;
+
+/// Shows a run while it goes on: bars on a terminal, plain lines elsewhere.
+pub(crate) struct Live(Box<dyn Observer>);
+
+impl Live {
+    pub(crate) fn new(record: &RunRecord, colour: bool) -> Self {
+        let style = style(colour);
+        if io::stderr().is_terminal() {
+            let target = ProgressDrawTarget::stderr();
+            Self(Box::new(Progress::new(record, target, columns(&io::stderr()), style)))
+        } else {
+            Self(Box::new(Lines::new(record, io::stderr(), Style::Plain)))
+        }
+    }
+
+    pub(crate) fn take(&mut self, entry: &Entry) {
+        self.0.entry(entry);
+    }
+}
+
+fn style(colour: bool) -> Style {
+    if colour { Style::Colour } else { Style::Plain }
+}
+
+fn columns(stream: &impl std::os::fd::AsFd) -> usize {
+    usize::from(rustix::termios::tcgetwinsize(stream).map_or(COLUMNS, |size| size.ws_col.max(40)))
+}
+
+/// `kgate compare`.
+pub(crate) fn compare(context: &Context, args: &CompareArgs) -> Result<ExitCode, CommandError> {
+    decide(context, &open(&args.dir)?, Some(&args.rules), &args.outputs)
+}
+
+/// `kgate report`: writes what is asked for, to standard output where nothing is.
+pub(crate) fn report(context: &Context, args: &ReportArgs) -> Result<ExitCode, CommandError> {
+    decide(context, &open(&args.dir)?, None, &args.outputs)?;
+    Ok(ExitCode::from(PROMOTE))
+}
+
+/// `kgate merge`.
+pub(crate) fn merge(context: &Context, args: &MergeArgs) -> Result<ExitCode, CommandError> {
+    let parts = args.parts.iter().map(|part| open(part)).collect::<Result<Vec<_>, _>>()?;
+    let merged = kgate_runner::merge(&args.into, &parts)
+        .map_err(|error| CommandError::usage(error.to_string()))?;
+    decide(context, &merged, None, &args.outputs)
+}
+
+fn open(path: &Path) -> Result<RunDir, CommandError> {
+    Ok(RunDir::open(path).map_err(RunError::from)?)
+}
+
+/// Computes the verdict, shows it, writes the reports.
+pub(crate) fn decide(
+    context: &Context,
+    dir: &RunDir,
+    replace: Option<&Rules>,
+    outputs: &Outputs,
+) -> Result<ExitCode, CommandError> {
+    let record = dir.record().map_err(RunError::from)?;
+    let planned = dir.inputs();
+    let (mut policy, mut waivers) = (planned.policy.clone(), planned.waivers.clone());
+    if let Some(replace) = replace {
+        let (new_policy, new_waivers) = rules(replace, &policy, &planned.selected)?;
+        policy = new_policy;
+        if replace.waivers.is_some() {
+            waivers = new_waivers;
+        }
+    }
+    let assessment = Assessment::new(&Inputs {
+        record: &record,
+        policy: &policy,
+        selected: &planned.selected,
+        waivers: &waivers,
+        today: now().date(),
+        seed: SEED,
+    });
+    let directory = dir.path().display().to_string();
+    let report = Report { record: &record, assessment: &assessment, directory: &directory };
+    let text = summary(&report, columns(&io::stdout()), style(context.colour));
+    anstream::println!("{text}");
+    write_all(&report, dir, outputs)?;
+    Ok(ExitCode::from(assessment.verdict.exit_code()))
+}
+
+fn write_all(report: &Report<'_>, dir: &RunDir, outputs: &Outputs) -> Result<(), CommandError> {
+    let Outputs { junit: junit_to, json, markdown: markdown_to } = outputs;
+    if let Some(path) = junit_to {
+        let mut tail = |name: &str, bytes: usize| tail(dir.path(), name, bytes);
+        write(path, |out| junit(report, &mut tail, out))?;
+    }
+    if let Some(path) = json {
+        let text = Results::new(report)
+            .to_json()
+            .map_err(|e| CommandError::infrastructure(format!("results: {e}")))?;
+        write(path, |out| out.write_all(text.as_bytes()))?;
+    }
+    if let Some(path) = markdown_to {
+        write(path, |out| out.write_all(markdown(report).as_bytes()))?;
+    }
+    Ok(())
+}
+
+/// Writes a report: beside the file first, so that a dashboard never reads half of one.
+fn write(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), CommandError> {
+    // A pipe or a terminal can't be replaced.
+    if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        let mut file = File::options().write(true).open(path).map_err(at(path))?;
+        return content(&mut file).map_err(at(path));
+    }
+    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(at(parent))?;
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    let written = File::create(beside).and_then(|file| {
+        let mut out = BufWriter::new(file);
+        content(&mut out)?;
+        out.flush()?;
+        fs::rename(beside, path)
+    });
+    written.map_err(|error| {
+        // What is left of it helps nobody.
+        let _ = fs::remove_file(beside);
+        at(path)(error)
+    })
+}
+
+/// The end of a file of the run directory; only of one that lies in it.
+fn tail(dir: &Path, name: &str, bytes: usize) -> Option<Vec<u8>> {
+    let name = Path::new(name);
+    if !name.components().all(|part| matches!(part, Component::Normal(_))) {
+        return None;
+    }
+    let mut file = File::open(dir.join(name)).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes as u64))).ok()?;
+    let mut tail = Vec::new();
+    file.take(bytes as u64).read_to_end(&mut tail).ok()?;
+    Some(tail)
+}

@@ -1,0 +1,226 @@
+//! `kgate run` and `kgate plan`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use kgate_model::journal::Event;
+use kgate_model::outcome::Role;
+use kgate_model::plan::Plan;
+use kgate_qemu::Guests;
+use kgate_runner::{RunDir, RunEnd};
+use tokio::sync::watch;
+
+use crate::args::{PlanArgs, RunArgs, Subjects};
+use crate::context::{Context, now};
+use crate::error::{CommandError, PROMOTE};
+use crate::guests::{self, Budget};
+use crate::library::Source;
+use crate::prepare::{self, Prepared};
+use crate::reports::{self, Live};
+use crate::signals::watch_signals;
+
+/// Runs the command.
+pub(crate) fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let signals = watch_signals()?;
+        let budget = Budget {
+            accel: args.guest.accel.into(),
+            cpus: args.guest.cpus,
+            memory: args.guest.memory,
+        };
+        let run = match &args.resume {
+            Some(dir) => Run::resumed(context, dir, &args.subjects, budget)?,
+            None => Run::planned(context, &args, budget)?,
+        };
+        run.carry_out(context, &args, signals).await
+    })
+}
+
+/// A run that is ready to be carried out.
+struct Run {
+    dir: RunDir,
+    pool: Guests,
+    partition: Option<u32>,
+}
+
+impl Run {
+    fn planned(context: &Context, args: &RunArgs, budget: Budget) -> Result<Self, CommandError> {
+        let prepared = Prepared::new(context, &args.subjects, &mut announce)?;
+        let (partition, partitions) = match args.partition {
+            Some((i, n)) => (Some(i), n),
+            None => (None, 1),
+        };
+        let plan = prepared.plan(partitions);
+        let pool = pool(context, &prepared.library, prepared.kernels, &plan, budget)?;
+        let path = args.dir.clone().unwrap_or_else(default_dir);
+        let dir =
+            RunDir::create(&path, plan, prepared.inputs).map_err(kgate_runner::RunError::from)?;
+        Ok(Self { dir, pool, partition })
+    }
+
+    fn resumed(
+        context: &Context,
+        path: &Path,
+        subjects: &Subjects,
+        budget: Budget,
+    ) -> Result<Self, CommandError> {
+        if let Some(option) = given(subjects) {
+            return Err(CommandError::usage(format!(
+                "a resumed run keeps what it was planned with: leave {option} out"
+            ))
+            .hint("`kgate compare DIR` decides again by another policy or with other waivers"));
+        }
+        let open = |path| RunDir::open(path).map_err(kgate_runner::RunError::from);
+        let dir = open(path)?;
+        let plan = dir.plan();
+        let (baseline, candidate) = (&plan.baseline.reference, &plan.candidate.reference);
+        let kernels = prepare::kernels(context, baseline, candidate, &mut announce)?;
+        dir.check_kernels(&kernels[&Role::Baseline].record(), &kernels[&Role::Candidate].record())
+            .map_err(kgate_runner::RunError::from)?;
+        let partition = dir
+            .entries()
+            .map_err(kgate_runner::RunError::from)?
+            .into_iter()
+            .find_map(|entry| match entry.event {
+                Event::RunStarted { partition, .. } => Some(partition),
+                _ => None,
+            })
+            .flatten();
+        let library = Source::new(&subjects.library)?;
+        let pool = pool(context, &library, kernels, plan, budget)?;
+        Ok(Self { dir, pool, partition })
+    }
+
+    async fn carry_out(
+        self,
+        context: &Context,
+        args: &RunArgs,
+        mut signals: watch::Receiver<bool>,
+    ) -> Result<ExitCode, CommandError> {
+        let Self { dir, pool, partition } = self;
+        let cancel = async move {
+            let _ = signals.wait_for(|&asked| asked).await;
+        };
+        // KVM that was asked for and can't be used is told before anything is started.
+        pool.settle_accel().await?;
+        let record = dir.record().map_err(kgate_runner::RunError::from)?;
+        let mut live = Live::new(&record, context.colour);
+        let mut observe = |entry: &_| live.take(entry);
+        let end = kgate_runner::run(&dir, &pool, partition, &mut observe, cancel).await?;
+        drop(live);
+        let resume = format!("kgate run --resume {}", dir.path().display());
+        match end {
+            RunEnd::Interrupted => {
+                Err(CommandError::interrupted("interrupted; nothing is running")
+                    .hint(format!("go on with `{resume}`")))
+            }
+            RunEnd::Stopped(fault) => {
+                // A full disk stops the reports as well; the run's own reason is the one to tell.
+                let _ = reports::decide(context, &dir, None, &args.outputs);
+                Err(CommandError::infrastructure(format!("the run was stopped: {fault}"))
+                    .hint(format!("when that is mended, go on with `{resume}`")))
+            }
+            RunEnd::Complete => reports::decide(context, &dir, None, &args.outputs),
+        }
+    }
+}
+
+/// The first option that a resumed run doesn't take.
+fn given(subjects: &Subjects) -> Option<&'static str> {
+    let Subjects { baseline, candidate, workload, library: _, scenarios, boots, rules } = subjects;
+    [
+        ("--baseline", baseline.is_some()),
+        ("--candidate", candidate.is_some()),
+        ("--workload", workload.is_some()),
+        ("--scenario", !scenarios.is_empty()),
+        ("--boots", boots.is_some()),
+        ("--policy", rules.policy.is_some()),
+        ("--waivers", rules.waivers.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(name, given)| given.then_some(name))
+}
+
+fn pool(
+    context: &Context,
+    library: &Source,
+    kernels: std::collections::BTreeMap<Role, kgate_kernel::Kernel>,
+    plan: &Plan,
+    budget: Budget,
+) -> Result<Guests, CommandError> {
+    let images = plan.boots.iter().map(|boot| boot.image.as_str());
+    let pool = guests::pool(context, library, kernels, images, budget, &mut announce)?;
+    let kinds: BTreeSet<_> =
+        plan.boots.iter().map(|b| (b.role, b.image.as_str(), b.shape.network)).collect();
+    for (role, image, network) in kinds {
+        pool.check(role, image, network)?;
+    }
+    Ok(pool)
+}
+
+fn announce(what: String) {
+    anstream::eprintln!("  preparing {what}");
+}
+
+/// `runs/` and the time to the second.
+fn default_dir() -> PathBuf {
+    Path::new("runs").join(now().strftime("%Y-%m-%dT%H%M%S").to_string())
+}
+
+/// Shows the plan.
+pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, CommandError> {
+    let prepared = Prepared::new(context, &args.subjects, &mut announce)?;
+    let plan = prepared.plan(args.partitions);
+    if args.json {
+        let text = serde_json::to_string_pretty(&plan)
+            .map_err(|e| CommandError::infrastructure(e.to_string()))?;
+        anstream::println!("{text}");
+        return Ok(ExitCode::from(PROMOTE));
+    }
+    anstream::println!(
+        "{}   {} → {}   {} boots, {} trials",
+        plan.workload,
+        name(&plan, Role::Baseline),
+        name(&plan, Role::Candidate),
+        plan.boots.len(),
+        plan.trials().count(),
+    );
+    for boot in &plan.boots {
+        let alone = if boot.exclusive { ", alone" } else { "" };
+        let part = if plan.partitions > 1 {
+            format!(", partition {}", boot.partition)
+        } else {
+            String::new()
+        };
+        anstream::println!(
+            "\n{}   {} CPU, {} MiB{alone}{part}",
+            boot.id,
+            boot.shape.cpus,
+            boot.shape.memory >> 20
+        );
+        for trial in &boot.trials {
+            match &trial.decided {
+                Some(outcome) => {
+                    let why = outcome.cause().map_or_else(|| skipped(outcome), ToString::to_string);
+                    anstream::println!("  {}   {}: {why}", trial.scenario, outcome.as_str());
+                }
+                None => anstream::println!("  {}", trial.scenario),
+            }
+        }
+    }
+    Ok(ExitCode::from(PROMOTE))
+}
+
+fn skipped(outcome: &kgate_model::outcome::Outcome) -> String {
+    match outcome {
+        kgate_model::outcome::Outcome::Skipped { reason } => reason.clone(),
+        _ => String::new(),
+    }
+}
+
+fn name(plan: &Plan, role: Role) -> &str {
+    let kernel = plan.kernel(role);
+    kernel.upstream.as_deref().unwrap_or(&kernel.release)
+}

@@ -1,0 +1,38 @@
+//! Guest text made safe for a terminal.
+
+/// One line: control characters are shown, not obeyed.
+pub(crate) fn line(text: &str) -> String {
+    text.chars().flat_map(|c| shown(c, false)).collect()
+}
+
+/// The last `lines` lines of a console.
+pub(crate) fn tail(bytes: &[u8], lines: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let all: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let last = &all[all.len().saturating_sub(lines)..];
+    last.iter().map(|l| format!("    {}", line(l))).collect::<Vec<_>>().join("\n")
+}
+
+/// Output of a command for a terminal: line ends and tabs are kept.
+pub(crate) fn clean(bytes: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().filter(|&c| c != '\r').flat_map(|c| shown(c, true)).collect::<String>().into()
+}
+
+fn shown(c: char, keep_lines: bool) -> impl Iterator<Item = char> {
+    let plain = !c.is_control() || (keep_lines && matches!(c, '\n' | '\t'));
+    let escaped = (!plain).then(|| c.escape_default()).into_iter().flatten();
+    plain.then_some(c).into_iter().chain(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_the_terminal_that_it_would_obey() {
+        assert_eq!(line("a\x1b[31mb\u{9b}c\nd"), "a\\u{1b}[31mb\\u{9b}c\\nd");
+        assert_eq!(clean(b"a\tb\r\n\x1b]0;x\x07"), b"a\tb\n\\u{1b}]0;x\\u{7}");
+        assert_eq!(tail(b"one\r\n\r\ntwo\r\n", 1), "    two");
+    }
+}
