@@ -1,1 +1,37 @@
-//! JUnit, JSON, Markdown and terminal reports of a run.
+//! JUnit, JSON, Markdown and terminal reports of a run, and its live progress.
+//!
+//! Rendering only: what is shown comes in as a [`Report`] or as journal entries, and goes out as
+//! text. Text of a guest is never passed on as it is: control characters and text-direction marks
+//! become visible escapes, and each format's own special characters are escaped besides.
+
+use kgate_compare::Assessment;
+use kgate_model::journal::RunRecord;
+
+mod junit;
+mod live;
+mod markdown;
+mod results;
+mod terminal;
+mod text;
+mod view;
+
+pub use junit::junit;
+pub use live::{Lines, Observer, Progress};
+pub use markdown::{MARKDOWN_BOUND, markdown};
+pub use results::{
+    Boot, CaseResult, Cause, ComparisonResult, FindingResult, Kernel, Location, ReasonResult,
+    Results, SCHEMA, SideResult, TallyResult, Trial, WaiverResult, results_schema,
+};
+pub use terminal::{Style, summary};
+pub use text::{clean, clean_block};
+
+/// What a report is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Report<'a> {
+    /// The run.
+    pub record: &'a RunRecord,
+    /// What it comes to.
+    pub assessment: &'a Assessment,
+    /// The run directory, as its user would type it.
+    pub directory: &'a str,
+}

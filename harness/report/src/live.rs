@@ -1,0 +1,257 @@
+//! A run while it goes on: journal entries in, lines or bars out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use anstyle::AnsiColor;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kgate_model::journal::{Entry, Event, RunRecord};
+use kgate_model::outcome::Outcome;
+
+use crate::terminal::Style;
+use crate::text::{clean, fit, pad};
+use crate::view;
+
+/// What is told of a run while it goes on.
+pub trait Observer {
+    /// Takes note of what happened.
+    fn entry(&mut self, entry: &Entry);
+
+    /// Lets time go by: to be called about twice a second where something moves.
+    fn tick(&mut self) {}
+
+    /// Takes away what is not to stay on the screen.
+    fn finish(&mut self) {}
+}
+
+/// What both observers know of the run.
+struct Known {
+    /// Trial to its boot.
+    boots: BTreeMap<String, String>,
+    done: BTreeSet<String>,
+    trials: usize,
+    started: Option<u64>,
+}
+
+impl Known {
+    fn new(record: &RunRecord) -> Self {
+        let done = record.trials.iter().filter(|t| t.outcome.is_some());
+        Self {
+            boots: (record.trials.iter()).map(|t| (t.planned.id.clone(), t.boot.clone())).collect(),
+            done: done.map(|t| t.planned.id.clone()).collect(),
+            trials: record.trials.len(),
+            started: None,
+        }
+    }
+
+    /// Milliseconds since this process took the run up.
+    fn elapsed(&mut self, at: u64) -> u64 {
+        at.saturating_sub(*self.started.get_or_insert(at))
+    }
+}
+
+/// A label, its colour and a text.
+type Line = (&'static str, AnsiColor, String);
+
+/// What is worth a line that stays; `None` for what only moves bars.
+fn line(event: &Event, known: &mut Known) -> Option<Line> {
+    use AnsiColor::{Cyan, Green, Red, Yellow};
+    Some(match event {
+        Event::RunStarted { facts, partition, .. } => {
+            let facts: Vec<_> = facts.iter().map(|(k, v)| format!("{k} {v}")).collect();
+            let part = partition.map(|p| format!(", partition {p}")).unwrap_or_default();
+            let done = match known.done.len() {
+                0 => String::new(),
+                done => format!(", {done} already done"),
+            };
+            ("run", Cyan, format!("{} trials{done}{part}; {}", known.trials, facts.join(", ")))
+        }
+        Event::BootStarted { boot, attempt: 1 } => ("boot", Cyan, boot.clone()),
+        Event::BootStarted { boot, attempt } => {
+            ("boot", Yellow, format!("{boot}, attempt {attempt}"))
+        }
+        Event::BootReady { boot, identity, ready_ms, .. } => {
+            let time = view::duration(*ready_ms);
+            ("ready", Cyan, format!("{boot} after {time}: {}", identity.release))
+        }
+        Event::BootEnded { boot, fault: Some(fault), .. } => {
+            ("ended", Red, format!("{boot}: {fault}"))
+        }
+        Event::Finding { boot, trial, finding } => {
+            let place = trial.as_ref().unwrap_or(boot);
+            ("kernel log", Yellow, format!("{place}: {}", finding.title))
+        }
+        Event::TrialEnded { trial, outcome, wall_ms, .. } => {
+            known.done.insert(trial.clone());
+            let count = format!("[{}/{}]", known.done.len(), known.trials);
+            let time = view::duration(*wall_ms);
+            let (label, color, why) = match outcome {
+                Outcome::Passed => ("passed", Green, String::new()),
+                Outcome::Failed { cause } => ("FAILED", Red, format!(": {cause}")),
+                Outcome::Errored { cause } => ("ERRORED", Yellow, format!(": {cause}")),
+                Outcome::Skipped { reason } => ("skipped", Cyan, format!(": {reason}")),
+            };
+            (label, color, format!("{count} {trial}, {time}{why}"))
+        }
+        Event::Note { text } => ("note", Yellow, text.clone()),
+        Event::RunEnded { stopped: Some(fault) } => ("stopped", Red, fault.to_string()),
+        Event::RunEnded { stopped: None } => ("done", Cyan, String::new()),
+        Event::BootEnded { fault: None, .. }
+        | Event::TrialStarted { .. }
+        | Event::StepStarted { .. }
+        | Event::Measured { .. } => return None,
+    })
+}
+
+fn written((label, color, text): &Line, style: Style) -> String {
+    let text = format!("{}{}", style.paint(*color, &pad(label, 12)), clean(text));
+    text.trim_end().to_owned()
+}
+
+/// One line per thing that happened: for logs of CI jobs.
+pub struct Lines<W> {
+    known: Known,
+    sink: W,
+    style: Style,
+}
+
+impl<W: io::Write> Lines<W> {
+    /// Observes the run that `record` knows so far. Errors of `sink` are passed over: a closed
+    /// terminal is no reason to end a run.
+    pub fn new(record: &RunRecord, sink: W, style: Style) -> Self {
+        Self { known: Known::new(record), sink, style }
+    }
+}
+
+impl<W: io::Write> Observer for Lines<W> {
+    fn entry(&mut self, entry: &Entry) {
+        let elapsed = self.known.elapsed(entry.at);
+        if let Some(line) = line(&entry.event, &mut self.known) {
+            let (seconds, tenths) = (elapsed / 1000, elapsed % 1000 / 100);
+            let text = written(&line, self.style);
+            // One write per line, so that lines of several writers don't mix.
+            let _ = self.sink.write_all(format!("{seconds:>5}.{tenths} s  {text}\n").as_bytes());
+            let _ = self.sink.flush();
+        }
+    }
+}
+
+/// Bars: one for the run, one line per running boot. What went wrong stays above them.
+pub struct Progress {
+    known: Known,
+    style: Style,
+    columns: usize,
+    all: MultiProgress,
+    run: ProgressBar,
+    boots: BTreeMap<String, ProgressBar>,
+    bad: usize,
+}
+
+impl Progress {
+    /// Observes the run that `record` knows so far, on a terminal of so many columns.
+    pub fn new(
+        record: &RunRecord,
+        target: ProgressDrawTarget,
+        columns: usize,
+        style: Style,
+    ) -> Self {
+        let known = Known::new(record);
+        let all = MultiProgress::with_draw_target(target);
+        let template = match style {
+            Style::Plain => "{bar:24} {pos}/{len} trials  {elapsed} gone, {eta} left  {msg}",
+            Style::Colour => {
+                "{bar:24.green/dim} {pos}/{len} trials  {elapsed} gone, {eta} left  {msg}"
+            }
+        };
+        let bar =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let run = all.add(ProgressBar::new(known.trials as u64));
+        run.set_style(bar.progress_chars("━╸─"));
+        run.set_position(known.done.len() as u64);
+        // Trials of an earlier process say nothing of the time that is left.
+        run.reset_eta();
+        run.reset_elapsed();
+        Self { known, style, columns, all, run, boots: BTreeMap::new(), bad: 0 }
+    }
+
+    fn say(&self, boot: &str, doing: &str) {
+        if let Some(bar) = self.boots.get(boot) {
+            let room = self.columns.saturating_sub(4);
+            bar.set_message(fit(&clean(&format!("{}  {doing}", pad(boot, 18))), room));
+        }
+    }
+
+    fn say_of_trial(&self, trial: &str, doing: &str) {
+        let Some(boot) = self.known.boots.get(trial) else { return };
+        let scenario = trial.split('@').next().unwrap_or(trial);
+        self.say(boot, &format!("{scenario}{doing}"));
+    }
+
+    fn move_bars(&mut self, event: &Event) {
+        match event {
+            Event::BootStarted { boot, .. } => {
+                let style = ProgressStyle::with_template("  {msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner());
+                let bar = self.all.add(ProgressBar::new_spinner().with_style(style));
+                if let Some(old) = self.boots.insert(boot.clone(), bar) {
+                    self.all.remove(&old);
+                }
+                self.say(boot, "booting");
+            }
+            Event::BootReady { boot, ready_ms, .. } => {
+                self.say(boot, &format!("ready after {}", view::duration(*ready_ms)));
+            }
+            Event::TrialStarted { trial, .. } => self.say_of_trial(trial, ""),
+            Event::StepStarted { trial, name, .. } => {
+                self.say_of_trial(trial, &format!(": {name}"));
+            }
+            Event::TrialEnded { outcome, .. } => {
+                self.bad += usize::from(outcome.cause().is_some());
+                self.run.set_position(self.known.done.len() as u64);
+                if self.bad > 0 {
+                    self.run.set_message(format!("{} not passed", self.bad));
+                }
+            }
+            Event::BootEnded { boot, .. } => {
+                if let Some(bar) = self.boots.remove(boot) {
+                    bar.finish_and_clear();
+                    self.all.remove(&bar);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn entry(&mut self, entry: &Entry) {
+        let line = line(&entry.event, &mut self.known);
+        self.move_bars(&entry.event);
+        let stays = match &entry.event {
+            Event::TrialEnded { outcome, .. } => outcome.cause().is_some(),
+            Event::BootEnded { .. } | Event::Finding { .. } | Event::Note { .. } => true,
+            _ => false,
+        };
+        if let Some(line) = line.filter(|_| stays) {
+            let _ = self.all.println(written(&line, self.style));
+        }
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        self.run.tick();
+    }
+
+    fn finish(&mut self) {
+        for bar in std::mem::take(&mut self.boots).into_values() {
+            bar.finish_and_clear();
+        }
+        self.run.finish_and_clear();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

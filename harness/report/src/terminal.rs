@@ -1,0 +1,240 @@
+//! What a person sees at the end of a run.
+
+use anstyle::{AnsiColor, Color};
+use kgate_compare::{About, Effect, Reason, Verdict};
+use kgate_model::outcome::Role;
+
+use crate::Report;
+use crate::text::{bounded, clean, fit, pad, width, wrap};
+use crate::view;
+
+/// Whether colours are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Style {
+    /// Text only.
+    #[default]
+    Plain,
+    /// ANSI escape sequences for colour and weight.
+    Colour,
+}
+
+impl Style {
+    /// `text` in bold and a colour, or as it is.
+    pub(crate) fn paint(self, color: AnsiColor, text: &str) -> String {
+        let style = anstyle::Style::new().bold().fg_color(Some(Color::Ansi(color)));
+        match self {
+            Self::Plain => text.to_owned(),
+            Self::Colour => format!("{}{text}{}", style.render(), style.render_reset()),
+        }
+    }
+}
+
+/// Columns before the text of an entry.
+const INDENT: usize = 16;
+/// Entries shown; the rest is counted.
+const ENTRIES: usize = 12;
+/// Bytes of one reason, note or waiver.
+const SENTENCE: usize = 600;
+
+pub(crate) const fn color(verdict: Verdict) -> AnsiColor {
+    match verdict {
+        Verdict::Promote => AnsiColor::Green,
+        Verdict::Reject => AnsiColor::Red,
+        Verdict::Inconclusive | Verdict::Infrastructure => AnsiColor::Yellow,
+    }
+}
+
+/// The run in a few lines of at most `columns`, ending in the verdict.
+pub fn summary(report: &Report<'_>, columns: usize, style: Style) -> String {
+    let mut page = Page { columns: columns.max(40), style, text: String::new() };
+    header(report, &mut page);
+    counts(report, &mut page);
+    let reasons = &report.assessment.reasons;
+    for reason in reasons.iter().take(ENTRIES) {
+        page.blank();
+        entry(report, reason, &mut page);
+    }
+    if reasons.len() > ENTRIES {
+        page.blank();
+        let more = reasons.len() - ENTRIES;
+        page.row(
+            "and more",
+            &format!("{more} further reasons: kgate report {}", directory(report)),
+        );
+    }
+    asides(report, &mut page);
+    page.blank();
+    verdict(report, &mut page);
+    page.text
+}
+
+struct Page {
+    columns: usize,
+    style: Style,
+    text: String,
+}
+
+impl Page {
+    fn blank(&mut self) {
+        self.text.push('\n');
+    }
+
+    fn row(&mut self, label: &str, text: &str) {
+        self.painted(label, label, text);
+    }
+
+    /// A label of which `painted` is the coloured form, then text wrapped beside it.
+    fn painted(&mut self, label: &str, painted: &str, text: &str) {
+        let gap = " ".repeat((INDENT - 2).saturating_sub(width(label)).max(1));
+        for (i, line) in wrap(text, self.columns.saturating_sub(INDENT)).iter().enumerate() {
+            if i == 0 {
+                self.text += &format!("  {painted}{gap}{line}\n");
+            } else {
+                self.text += &format!("{}{line}\n", " ".repeat(INDENT));
+            }
+        }
+    }
+
+    /// A line that is to be copied: never wrapped.
+    fn command(&mut self, text: &str) {
+        self.text += &format!("{}{text}\n", " ".repeat(INDENT));
+    }
+}
+
+fn directory(report: &Report<'_>) -> String {
+    view::quoted(report.directory)
+}
+
+fn header(report: &Report<'_>, page: &mut Page) {
+    let time = view::duration(report.record.wall_ms);
+    let title = format!("{}   {}", clean(&report.record.plan.workload), view::kernels(report));
+    let room = page.columns.saturating_sub(width(&time) + 2);
+    page.text += &format!("{}  {time}\n\n", pad(&fit(&title, room), room));
+}
+
+fn counts(report: &Report<'_>, page: &mut Page) {
+    let assessment = report.assessment;
+    let function = view::function_counts(report);
+    let function =
+        if function.is_empty() { "nothing ran".to_owned() } else { function.join("    ") };
+    page.row("function", &function);
+    page.row("kernel log", &view::kernel_log(report));
+    let performance = view::decision_counts(&assessment.performance().collect::<Vec<_>>());
+    if !performance.is_empty() {
+        let widest = assessment.performance().filter_map(|c| c.resolution()).max_by(f64::total_cmp);
+        let sees = widest.map(|w| format!("      sees ≥ {:.1} %", 100.0 * w)).unwrap_or_default();
+        page.row("performance", &format!("{performance}{sees}"));
+    }
+    page.row("memory", &view::memory(report));
+    if let (Some(base), Some(new)) = (assessment.ready.baseline, assessment.ready.candidate) {
+        let seconds = |ms: f64| format!("{:.1} s", ms / 1000.0);
+        page.row("boot", &format!("{} → {}", seconds(base), seconds(new)));
+    }
+}
+
+fn entry(report: &Report<'_>, reason: &Reason, page: &mut Page) {
+    let (label, color) = match reason.effect {
+        Effect::Reject => ("regression", AnsiColor::Red),
+        Effect::Infrastructure => ("harness", AnsiColor::Yellow),
+        Effect::Inconclusive | Effect::None => ("undecided", AnsiColor::Yellow),
+    };
+    let painted = page.style.paint(color, label);
+    page.painted(label, &painted, &bounded(&clean(&reason.text), SENTENCE));
+    match &reason.about {
+        About::Scenario { scenario, subtest } => {
+            let case = (report.assessment.cases.iter()).find(|c| {
+                c.subject.scenario() == Some(scenario) && c.subject.subtest() == subtest.as_deref()
+            });
+            if let Some(log) = case.and_then(|c| c.trial.as_ref()).and_then(|id| {
+                report.record.trials.iter().find(|t| t.planned.id == *id)?.log.clone()
+            }) {
+                page.command(&path(report, &log));
+            }
+            if reason.effect == Effect::Reject {
+                page.command(&format!("{}     # reproduces it", view::reproduce(report, scenario)));
+            }
+        }
+        About::Boot { image } => {
+            let case = report.assessment.boots.iter().find(
+                |c| matches!(&c.subject, kgate_compare::Subject::Boot { image: of } if of == image),
+            );
+            console(report, case.and_then(|c| c.boot.as_deref()), page);
+        }
+        About::Finding { signature } => {
+            let delta =
+                report.assessment.findings.iter().find(|f| f.finding.signature == *signature);
+            console(report, delta.map(|d| d.boot.as_str()), page);
+        }
+        About::Run | About::Metric { .. } => {}
+    }
+}
+
+fn path(report: &Report<'_>, file: &str) -> String {
+    view::quoted(&format!("{}/{file}", report.directory.trim_end_matches('/')))
+}
+
+/// Where the console of a boot is.
+fn console(report: &Report<'_>, boot: Option<&str>, page: &mut Page) {
+    let boot = report.record.boots.iter().find(|b| Some(b.planned.id.as_str()) == boot);
+    let Some(boot) = boot else { return };
+    if let Some(file) = boot.consoles.last() {
+        page.command(&path(report, file));
+    }
+    if boot.planned.role == Role::Candidate {
+        let reference = view::quoted(&report.record.plan.candidate.reference);
+        page.command(&format!("kgate boot {reference}     # tries it"));
+    }
+}
+
+/// Waivers in use, and notes.
+fn asides(report: &Report<'_>, page: &mut Page) {
+    let assessment = report.assessment;
+    for used in &assessment.waivers {
+        if used.state == kgate_compare::WaiverState::Used {
+            let waiver = &used.waiver;
+            page.blank();
+            let text = format!(
+                "{} by {} of {} until {}: {}",
+                used.covers.join(", "),
+                waiver.id,
+                waiver.owner,
+                waiver.expires,
+                waiver.reason
+            );
+            page.row("waived", &bounded(&clean(&text), SENTENCE));
+        }
+    }
+    for (i, note) in assessment.notes.iter().take(ENTRIES).enumerate() {
+        if i == 0 {
+            page.blank();
+        }
+        page.row("note", &bounded(&clean(note), SENTENCE));
+    }
+}
+
+fn verdict(report: &Report<'_>, page: &mut Page) {
+    let assessment = report.assessment;
+    let word = assessment.verdict.as_str().to_uppercase();
+    let why = match assessment.reasons.first() {
+        Some(reason) => bounded(&clean(&reason.text), SENTENCE),
+        None => {
+            let boots =
+                |role| report.record.boots.iter().filter(|b| b.planned.role == role).count();
+            format!(
+                "no regression in {} scenarios, over {} boots of the baseline and {} of the candidate",
+                assessment.scenarios().count(),
+                boots(Role::Baseline),
+                boots(Role::Candidate),
+            )
+        }
+    };
+    let painted = page.style.paint(color(assessment.verdict), &word);
+    let indent = width(&word) + 3;
+    for (i, line) in wrap(&why, page.columns.saturating_sub(indent)).iter().enumerate() {
+        if i == 0 {
+            page.text += &format!("{painted}   {line}\n");
+        } else {
+            page.text += &format!("{}{line}\n", " ".repeat(indent));
+        }
+    }
+}

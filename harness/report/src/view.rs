@@ -1,0 +1,216 @@
+//! What several formats say in the same words: counts, numbers with units, durations.
+
+use std::collections::BTreeMap;
+
+use kgate_compare::{Case, Class, Comparison, Decision, Effect, Place};
+
+use crate::Report;
+use crate::text::clean;
+
+/// Scenarios by what they mean to a reader, in the order of importance: `48 passed`, `1 regression`.
+pub(crate) fn function_counts(report: &Report<'_>) -> Vec<String> {
+    let mut counts: BTreeMap<(usize, &'static str), usize> = BTreeMap::new();
+    for case in report.assessment.scenarios() {
+        *counts.entry(standing(case)).or_default() += 1;
+    }
+    let plural = |word, count| if word == "regression" && count > 1 { "s" } else { "" };
+    (counts.into_iter())
+        .map(|((_, word), count)| format!("{count} {word}{}", plural(word, count)))
+        .collect()
+}
+
+/// Rank and word.
+fn standing(case: &Case) -> (usize, &'static str) {
+    match case.class {
+        Class::Passed => (0, "passed"),
+        _ if case.waiver.is_some() => (4, "waived"),
+        Class::Regression if case.effect == Effect::None => (3, "reported"),
+        Class::Regression => (1, "regression"),
+        Class::Fixed => (2, "fixed"),
+        Class::StillFailing => (5, "failing on both"),
+        Class::Flaky => (6, "flaky"),
+        Class::Uncontrolled => (7, "without a baseline"),
+        Class::Skipped => (8, "skipped"),
+        Class::Errored => (9, "errored"),
+        Class::Missing => (10, "not run"),
+    }
+}
+
+/// Words for decisions, in the order in which they are counted.
+pub(crate) const DECISIONS: [(Decision, &str); 6] = [
+    (Decision::Unchanged, "unchanged"),
+    (Decision::Regression, "regression"),
+    (Decision::Worse, "worse"),
+    (Decision::Better, "better"),
+    (Decision::Inconclusive, "undecided"),
+    (Decision::Missing, "missing"),
+];
+
+/// `41 unchanged, 1 worse`.
+pub(crate) fn decision_counts(comparisons: &[&Comparison]) -> String {
+    let counts: Vec<String> = (DECISIONS.iter())
+        .map(|(decision, word)| {
+            (comparisons.iter().filter(|c| c.decision == *decision).count(), word)
+        })
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    counts.join(", ")
+}
+
+/// The kernel log in a few words.
+pub(crate) fn kernel_log(report: &Report<'_>) -> String {
+    use kgate_compare::Novelty::{Common, Gone};
+    let findings = &report.assessment.findings;
+    let news: Vec<_> = findings.iter().filter(|f| f.is_news()).collect();
+    let mut parts = Vec::new();
+    match news.as_slice() {
+        [] => parts.push("nothing new".to_owned()),
+        [one] => {
+            let (boots, of) = (one.candidate.boots, one.candidate.of);
+            parts.push(format!("1 new {}, in {boots} of {of} boots", one.finding.severity));
+        }
+        many => parts.push(format!("{} new", many.len())),
+    }
+    for (novelty, word) in [(Gone, "gone"), (Common, "on both kernels")] {
+        let count = findings.iter().filter(|f| f.novelty == novelty).count();
+        if count > 0 {
+            parts.push(format!("{count} {word}"));
+        }
+    }
+    parts.join(", ")
+}
+
+/// Memory in a few words.
+pub(crate) fn memory(report: &Report<'_>) -> String {
+    let all: Vec<_> = report.assessment.memory().collect();
+    let changed: Vec<String> = (all.iter())
+        .filter(|c| matches!(c.decision, Decision::Better | Decision::Worse | Decision::Regression))
+        .map(|c| {
+            let moment = match c.place {
+                Place::AfterLoad { .. } => "after load",
+                _ => "after boot",
+            };
+            format!("{} {} {moment}", clean(&c.metric), difference(c))
+        })
+        .collect();
+    match (all.len(), changed.len()) {
+        (0, _) => "not measured".to_owned(),
+        (_, 0) => "unchanged".to_owned(),
+        (all, changes) if all == changes => changed.join(", "),
+        _ => format!("{}, the rest unchanged", changed.join(", ")),
+    }
+}
+
+/// The absolute change, with its sign and unit.
+pub(crate) fn difference(comparison: &Comparison) -> String {
+    match (&comparison.baseline, &comparison.candidate) {
+        (Some(base), Some(new)) => {
+            let change = new.value - base.value;
+            let sign = if change < 0.0 { "-" } else { "+" };
+            format!("{sign}{}", value(change.abs(), &comparison.unit))
+        }
+        _ => "?".to_owned(),
+    }
+}
+
+/// `+1.2 %`.
+pub(crate) fn percent(ratio: f64) -> String {
+    let percent = 100.0 * ratio;
+    // No -0.0 %, which rounding small changes gives.
+    let percent = if percent.abs() < 0.05 { 0.0 } else { percent };
+    format!("{percent:+.1} %")
+}
+
+/// The change with its interval, or why there is none.
+pub(crate) fn change(comparison: &Comparison) -> String {
+    match (comparison.change, comparison.interval) {
+        (Some(change), Some((low, high))) => {
+            format!("{} ({} to {})", percent(change), percent(low), percent(high))
+        }
+        (Some(change), None) => percent(change),
+        (None, _) => "–".to_owned(),
+    }
+}
+
+/// Steps of units that are shown in the one that suits the size.
+const SCALES: [(&str, &[(&str, f64)]); 2] = [
+    ("B", &[("GiB", 1_073_741_824.0), ("MiB", 1_048_576.0), ("KiB", 1024.0), ("B", 1.0)]),
+    ("ns", &[("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0)]),
+];
+
+/// A number with its unit, to about four digits.
+pub(crate) fn value(number: f64, unit: &str) -> String {
+    let scale = SCALES.iter().find(|(name, _)| *name == unit).map_or(&[][..], |(_, steps)| steps);
+    let step = scale.iter().find(|(_, size)| number.abs() >= *size).or(scale.last());
+    let (unit, number) = step.map_or((unit, number), |(name, size)| (*name, number / size));
+    let digits = match number.abs() {
+        n if n >= 1e9 => return format!("{number:.3e} {}", clean(unit)),
+        n if n >= 100.0 || n.fract() == 0.0 => 0,
+        n if n >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{number:.digits$} {}", clean(unit))
+}
+
+/// `3 min 41 s`, `2.1 s`, `250 ms`.
+pub(crate) fn duration(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..60_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        60_000..3_600_000 => format!("{} min {:02} s", ms / 60_000, ms % 60_000 / 1000),
+        _ => format!("{} h {:02} min", ms / 3_600_000, ms % 3_600_000 / 60_000),
+    }
+}
+
+/// `6.1.170 → 6.1.192`: upstream versions where they differ, else whole releases.
+pub(crate) fn kernels(report: &Report<'_>) -> String {
+    let (base, new) = (&report.record.plan.baseline, &report.record.plan.candidate);
+    match (&base.upstream, &new.upstream) {
+        (Some(old), Some(young)) if old != young => format!("{} → {}", clean(old), clean(young)),
+        _ => format!("{} → {}", clean(&base.release), clean(&new.release)),
+    }
+}
+
+/// How a shell has to be given a word.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:=+@%,-".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", clean(word).replace('\'', r"'\''"))
+    }
+}
+
+/// The command that runs one scenario on the candidate alone.
+pub(crate) fn reproduce(report: &Report<'_>, scenario: &str) -> String {
+    let reference = quoted(&report.record.plan.candidate.reference);
+    format!("kgate boot {reference} --scenario {}", quoted(scenario))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        let table = [
+            (value(1234.0, "ns"), "1.23 µs"),
+            (value(0.25, "ns"), "0.25 ns"),
+            (value(1_258_291.2, "B"), "1.20 MiB"),
+            (value(0.0, "B"), "0 B"),
+            (value(15_234.5, "1/s"), "15234 1/s"),
+            (value(3.25e12, "1/s"), "3.250e12 1/s"),
+            (duration(221_000), "3 min 41 s"),
+            (duration(2150), "2.1 s"),
+            (duration(7_260_000), "2 h 01 min"),
+            (percent(-0.0001), "+0.0 %"),
+            (percent(-0.032), "-3.2 %"),
+            (quoted("apt:linux-image-6.1"), "apt:linux-image-6.1"),
+            (quoted("a b'c"), r"'a b'\''c'"),
+        ];
+        for (shown, expected) in table {
+            assert_eq!(shown, expected);
+        }
+    }
+}

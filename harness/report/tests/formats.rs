@@ -1,0 +1,414 @@
+//! Each format over hand-made runs that show every class, and over whatever a guest may print.
+
+#[path = "../../compare/tests/support/mod.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use indicatif::{InMemoryTerm, ProgressDrawTarget};
+use kgate_compare::{Assessment, Verdict};
+use kgate_model::journal::{Entry, RunRecord};
+use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
+use kgate_model::sample::Better;
+use kgate_report::{
+    Lines, MARKDOWN_BOUND, Observer, Progress, Report, Results, Style, junit, markdown,
+    results_schema, summary,
+};
+use kgate_scenario::{Glob, Pattern, Policy, WaiverScope};
+use proptest::prelude::*;
+use support::{Run, errored, failed, panic, waiver, warning};
+
+use Role::{Baseline, Candidate};
+
+/// One of everything.
+fn everything() -> (RunRecord, Assessment) {
+    let skip = Outcome::Skipped { reason: "neither kernel has CONFIG_TLS".to_owned() };
+    let fail = failed(FaultKind::Expectation, "exit code 1, expected 0");
+    let broken = Outcome::from_fault(Fault::scenario("wrk: not found"));
+    let ok = ("basic", Outcome::Passed);
+    let bad = ("requeue / pi", failed(FaultKind::Subtest, "not ok 7 requeue / pi"));
+    let mut run = Run::new(
+        3,
+        &[
+            "subsystem/futex",
+            "subsystem/landlock",
+            "subsystem/tls",
+            "subsystem/timers",
+            "integration/nat-conntrack",
+            "integration/wireguard",
+            "integration/ipsec",
+            "integration/broken",
+            "performance/tcp-connect",
+            "performance/syscall",
+        ],
+    )
+    .finding(
+        "integration/nat-conntrack",
+        Candidate,
+        1..=3,
+        &warning("WARNING in tcp_rcv_state_process"),
+    )
+    .finding("integration/wireguard", Candidate, [2], &panic("panic in wg_packet_rx"))
+    .subtests("subsystem/futex", Baseline, 1..=3, &[ok.clone(), ("requeue / pi", Outcome::Passed)])
+    .subtests("subsystem/futex", Candidate, 1..=3, &[ok, bad])
+    .outcome("subsystem/landlock", Baseline, 1..=3, &fail)
+    .outcome("subsystem/landlock", Candidate, 1..=3, &fail)
+    .outcome("subsystem/tls", Baseline, 1..=3, &skip)
+    .outcome("subsystem/tls", Candidate, 1..=3, &skip)
+    .outcome("subsystem/timers", Candidate, [3], &fail)
+    .outcome("integration/ipsec", Candidate, 1..=3, &fail)
+    .outcome("integration/broken", Candidate, [1], &broken)
+    .missing("performance/syscall", Candidate, [3])
+    .metric(
+        "performance/tcp-connect",
+        "tcp-connect",
+        Better::Lower,
+        Baseline,
+        &[9000.0, 9010.0, 9020.0],
+    )
+    .metric(
+        "performance/tcp-connect",
+        "tcp-connect",
+        Better::Lower,
+        Candidate,
+        &[9900.0, 9910.0, 9920.0],
+    )
+    .metric("performance/tcp-connect", "rate", Better::Higher, Baseline, &[100.0, 100.1, 100.2])
+    .metric("performance/tcp-connect", "rate", Better::Higher, Candidate, &[103.0, 103.1, 103.2])
+    .metric("performance/syscall", "getppid", Better::Lower, Baseline, &[100.0, 140.0, 60.0])
+    .metric("performance/syscall", "getppid", Better::Lower, Candidate, &[100.0, 140.0]);
+    run.boot_findings.insert((Baseline, 1), vec![warning("WARNING in gone")]);
+    run.slab_growth = 1400;
+    run.notes = vec!["KVM hangs guests on this machine: fell back to TCG".to_owned()];
+    let scope =
+        WaiverScope { scenario: Some(Glob::new("integration/ipsec")), ..WaiverScope::default() };
+    let old =
+        WaiverScope { finding: Some(Pattern::new("wg_packet").unwrap()), ..WaiverScope::default() };
+    let waivers = vec![waiver("W-1", "2027-01-01", scope), waiver("W-2", "2026-01-01", old)];
+    (run.record(), run.assess_with(&Policy::default(), &[], waivers))
+}
+
+fn promoted() -> (RunRecord, Assessment) {
+    let run = Run::new(3, &["subsystem/futex", "integration/nat-conntrack"]);
+    (run.record(), run.assess())
+}
+
+fn report<'a>((record, assessment): &'a (RunRecord, Assessment)) -> Report<'a> {
+    Report { record, assessment, directory: "runs/2026-11-21T2216" }
+}
+
+const CONSOLE: &[u8] = b"[    1.2] Linux\r\n\x1b[31m]]>&<\xff\xfe\x00\xef\xbf\xbf\n";
+
+fn junit_text(run: &(RunRecord, Assessment)) -> String {
+    let mut out = Vec::new();
+    junit(&report(run), &mut |_, _| Some(CONSOLE.to_vec()), &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn terminal_of_everything() {
+    insta::assert_snapshot!(summary(&report(&everything()), 100, Style::Plain));
+}
+
+#[test]
+fn terminal_of_a_promotion() {
+    insta::assert_snapshot!(summary(&report(&promoted()), 80, Style::Plain));
+}
+
+#[test]
+fn colours_change_no_text() {
+    let run = everything();
+    let coloured = summary(&report(&run), 100, Style::Colour);
+    assert!(coloured.contains("\x1b[1m\x1b[31mREJECT\x1b[0m"), "{coloured:?}");
+    let mut plain = String::new();
+    let mut rest = coloured.as_str();
+    while let Some((before, after)) = rest.split_once('\x1b') {
+        plain += before;
+        rest = after.split_once('m').unwrap().1;
+    }
+    assert_eq!(plain + rest, summary(&report(&run), 100, Style::Plain));
+}
+
+#[test]
+fn narrow_terminals_are_respected() {
+    let text = summary(&report(&everything()), 50, Style::Plain);
+    // Commands and paths are to be copied: they stay whole.
+    for line in text.lines().filter(|l| !l.contains("kgate boot") && !l.contains("runs/")) {
+        assert!(line.chars().count() <= 50, "{line}");
+    }
+}
+
+#[test]
+fn markdown_of_everything() {
+    insta::assert_snapshot!(markdown(&report(&everything())));
+}
+
+#[test]
+fn junit_of_everything() {
+    insta::assert_snapshot!(junit_text(&everything()).replace("><", ">\n<"));
+}
+
+#[test]
+fn junit_of_a_promotion_has_no_failure() {
+    let text = junit_text(&promoted());
+    assert!(!text.contains("<failure") && !text.contains("<error"), "{text}");
+}
+
+#[test]
+fn junit_names_are_unique_and_stay_the_same() {
+    let names = |text: &str| -> Vec<(String, String)> {
+        let document = roxmltree::Document::parse(text).unwrap();
+        (document.descendants().filter(|n| n.has_tag_name("testcase")))
+            .map(|n| {
+                let attribute = |name| n.attribute(name).unwrap().to_owned();
+                (attribute("classname"), attribute("name"))
+            })
+            .collect()
+    };
+    let worse = names(&junit_text(&everything()));
+    let mut unique = worse.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), worse.len());
+    let better = names(&junit_text(&{
+        let run = Run::new(3, &["subsystem/landlock", "integration/nat-conntrack"]);
+        (run.record(), run.assess())
+    }));
+    for name in better {
+        assert!(worse.contains(&name), "{name:?}");
+    }
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+#[test]
+fn junit_is_valid_for_jenkins() {
+    let schema = workspace().join("../shared/fixtures-release/schemas/junit-4-jenkins-dtkit.xsd");
+    if !schema.exists() {
+        eprintln!("skipped: {} is not there", schema.display());
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    for (name, run) in [("everything.xml", everything()), ("promoted.xml", promoted())] {
+        let file = directory.path().join(name);
+        std::fs::write(&file, junit_text(&run)).unwrap();
+        let mut command = Command::new("xmllint");
+        match command.args(["--noout", "--schema"]).args([&schema, &file]).output() {
+            Ok(output) => {
+                let told = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{name}: {told}");
+            }
+            Err(error) => eprintln!("skipped: xmllint can't be started: {error}"),
+        }
+    }
+}
+
+#[test]
+fn the_schema_of_results_is_the_one_in_the_repository() {
+    let path = workspace().join("schemas/results.schema.json");
+    let current = serde_json::to_string_pretty(&results_schema()).unwrap() + "\n";
+    if std::env::var_os("KGATE_UPDATE").is_some() {
+        std::fs::write(&path, &current).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == current, "{} is old: run with KGATE_UPDATE=1", path.display());
+}
+
+fn validator() -> jsonschema::Validator {
+    jsonschema::validator_for(results_schema().as_value()).unwrap()
+}
+
+#[test]
+fn results_are_valid_and_hold_what_is_promised() {
+    let validator = validator();
+    for run in [everything(), promoted()] {
+        let json = Results::new(&report(&run)).to_json().unwrap();
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let errors: Vec<_> = validator.iter_errors(&value).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(value["verdict"], run.1.verdict.as_str());
+        assert_eq!(value["candidate"]["release"], "6.1.192-cloud-amd64");
+        assert_eq!(value["trials"].as_array().unwrap().len(), run.0.trials.len());
+    }
+    let value = serde_json::to_value(Results::new(&report(&everything()))).unwrap();
+    insta::assert_snapshot!(
+        serde_json::to_string_pretty(&serde_json::json!({
+            "reasons": value["reasons"],
+            "trial": value["trials"][4],
+            "comparison": value["comparisons"][0],
+            "finding": value["findings"][0],
+            "boot": value["boots"][0],
+            "waivers": value["waivers"],
+            "notes": value["notes"],
+            "case": value["cases"][1],
+            "started_at": value["started_at"],
+        }))
+        .unwrap()
+    );
+}
+
+fn entries(run: &Run) -> Vec<Entry> {
+    run.events()
+        .into_iter()
+        .zip(0..)
+        .map(|(event, i)| Entry { at: 1_000_000 + 250 * i, event })
+        .collect()
+}
+
+/// A record before anything ran.
+fn planned(run: &Run) -> RunRecord {
+    RunRecord::new(run.plan(), Vec::new())
+}
+
+#[test]
+fn lines_tell_what_happened() {
+    let run = Run::new(1, &["integration/nat", "subsystem/futex"])
+        .finding("integration/nat", Candidate, [1], &warning("WARNING in \x1b[2Jx"))
+        .outcome("subsystem/futex", Candidate, [1], &errored("the channel broke"));
+    let mut out = Vec::new();
+    let mut lines = Lines::new(&planned(&run), &mut out, Style::Plain);
+    entries(&run).iter().for_each(|entry| lines.entry(entry));
+    insta::assert_snapshot!(String::from_utf8(out).unwrap());
+}
+
+#[test]
+fn bars_tell_what_each_boot_is_doing() {
+    let run = Run::new(1, &["integration/nat", "subsystem/futex"]).outcome(
+        "integration/nat",
+        Baseline,
+        [1],
+        &failed(FaultKind::Expectation, "exit code 1"),
+    );
+    let term = InMemoryTerm::new(12, 100);
+    let target = ProgressDrawTarget::term_like_with_hz(Box::new(term.clone()), 255);
+    let mut progress = Progress::new(&planned(&run), target, 100, Style::Plain);
+    let mut shown = Vec::new();
+    for entry in entries(&run).iter().take(8) {
+        progress.entry(entry);
+        // The rate of drawing is limited by the clock.
+        std::thread::sleep(std::time::Duration::from_millis(15));
+        progress.tick();
+        shown.push(term.contents());
+    }
+    // The times are the clock's.
+    let last = shown.last().unwrap();
+    assert!(
+        last.starts_with(
+            "FAILED      [1/4] integration/nat@baseline-1-base, 2.1 s: expectation: exit code 1"
+        ),
+        "{last}"
+    );
+    assert!(last.contains("1/4 trials") && last.contains("1 not passed"), "{last}");
+    assert!(last.contains("baseline-1-base     subsystem/futex"), "{last}");
+    assert!(shown.iter().any(|s| s.contains("integration/nat: run 1")), "{shown:#?}");
+    assert!(shown.iter().any(|s| s.contains("ready after 1.5 s")), "{shown:#?}");
+    for entry in entries(&run).iter().skip(8) {
+        progress.entry(entry);
+    }
+    progress.finish();
+    assert!(!term.contents().contains("trials"), "{}", term.contents());
+}
+
+/// Text with everything that a guest may print to do harm.
+fn hostile() -> impl Strategy<Value = String> {
+    prop::collection::vec(
+        prop_oneof![
+            4 => any::<char>().prop_map(String::from),
+            1 => prop::sample::select(vec![
+                "\x1b[31m", "]]>", "<![CDATA[", "&lt;", "</testcase>", "|", "```", "\n\n", "\r\n",
+                "\u{fffe}", "\u{ffff}", "\u{202e}", "\0", "\u{9b}", "@everyone", "\"", "'",
+                "<script>", "\u{85}", "\u{2028}",
+            ]).prop_map(str::to_owned),
+        ],
+        0..30,
+    )
+    .prop_map(|parts| parts.concat())
+}
+
+fn no_control(text: &str) {
+    let bad = text.chars().find(|&c| {
+        c.is_control() && c != '\n'
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{fffe}' | '\u{ffff}')
+    });
+    assert_eq!(bad, None, "{text:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn whatever_a_guest_prints_is_harmless(
+        message in hostile(),
+        title in hostile(),
+        path in hostile(),
+        metric in hostile(),
+        unit in hostile(),
+        console in prop::collection::vec(any::<u8>(), 0..3000),
+    ) {
+        let fail = failed(FaultKind::Subtest, &message);
+        let mut run = Run::new(3, &["subsystem/futex", "performance/tcp"])
+            .finding("performance/tcp", Candidate, [1], &warning(&title))
+            .subtests("subsystem/futex", Baseline, 1..=3, &[(&path, Outcome::Passed)])
+            .subtests("subsystem/futex", Candidate, 1..=3, &[(&path, fail)])
+            .metric("performance/tcp", &metric, Better::Lower, Baseline, &[1.0, f64::MAX, 3.0])
+            .metric("performance/tcp", &metric, Better::Lower, Candidate, &[1.0, 2.0, 3.0]);
+        for samples in run.samples.values_mut().flatten() {
+            samples.unit.clone_from(&unit);
+        }
+        run.notes = vec![message.clone()];
+        let mut made = (run.record(), run.assess());
+        made.0.plan.workload = title;
+        made.0.plan.candidate.reference = path;
+        made.0.plan.candidate.upstream = None;
+        made.0.plan.candidate.release = message;
+        made.0.facts.insert("x".to_owned(), metric);
+        for at in [None, Some(0), Some(u64::MAX)] {
+            made.0.started_at = at;
+            let report = report(&made);
+            no_control(&summary(&report, 60, Style::Plain));
+            let page = markdown(&report);
+            no_control(&page);
+            prop_assert!(page.len() <= MARKDOWN_BOUND);
+            // Code is shown as it is.
+            let mut text = page.lines().filter(|line| !line.starts_with("    "));
+            prop_assert!(!text.any(|line| line.contains("<script>") || line.contains("@everyone")));
+            let mut xml = Vec::new();
+            junit(&report, &mut |_, _| Some(console.clone()), &mut xml).unwrap();
+            let xml = String::from_utf8(xml).unwrap();
+            no_control(&xml);
+            let document = roxmltree::Document::parse(&xml);
+            prop_assert!(document.is_ok(), "{:?}\n{xml}", document.err());
+            let cases = document.unwrap().descendants().filter(|n| n.has_tag_name("failure")).count();
+            prop_assert_eq!(made.1.verdict, Verdict::Reject);
+            prop_assert!(cases >= 2);
+            let json = Results::new(&report).to_json().unwrap();
+            // JSON escapes C0 itself; what it leaves is text that a reader has to clean.
+            let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+            prop_assert!(validator().is_valid(&value));
+        }
+        let mut out = Vec::new();
+        let mut lines = Lines::new(&planned(&run), &mut out, Style::Plain);
+        entries(&run).iter().for_each(|entry| lines.entry(entry));
+        no_control(&String::from_utf8(out).unwrap());
+    }
+}
+
+#[test]
+fn reports_of_huge_runs_are_bounded() {
+    let names: Vec<String> = (0..800).map(|i| format!("subsystem/scenario-{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let long = "x".repeat(10_000);
+    let mut run = Run::new(1, &names);
+    for name in names {
+        run = run.outcome(name, Candidate, [1], &failed(FaultKind::Expectation, &long));
+    }
+    let made = (run.record(), run.assess());
+    assert!(markdown(&report(&made)).len() <= MARKDOWN_BOUND);
+    let mut xml = Vec::new();
+    junit(&report(&made), &mut |_, most| Some(vec![b'y'; most]), &mut xml).unwrap();
+    assert!(xml.len() < 16 << 20, "{}", xml.len());
+    assert!(summary(&report(&made), 80, Style::Plain).len() < 1 << 20);
+}
