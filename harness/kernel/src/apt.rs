@@ -211,7 +211,9 @@ fn run(host: &dyn Host, mut command: HostCommand) -> Result<String, KernelError>
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let errors: Vec<_> = stderr.lines().filter_map(|line| line.strip_prefix("E: ")).collect();
+    // The second form is that of apt 3.
+    let error = |line| str::strip_prefix(line, "E: ").or(str::strip_prefix(line, "Error: "));
+    let errors: Vec<_> = stderr.lines().filter_map(error).collect();
     let detail = match errors.as_slice() {
         [] => output.code.map_or("killed".to_owned(), |code| format!("exit code {code}")),
         errors => errors.join("; "),

@@ -1,7 +1,6 @@
 //! Unpacking kernel packages into the cache: only the files that make up a kernel, never a link or
 //! a device, never outside the target, and never half.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -268,6 +267,3 @@ pub(crate) fn decompress<'a>(
             .map_err(|e| KernelError::damaged(path, format!("its content: {e}"))),
     }
 }
-
-/// Hard links whose data has not come yet, by inode.
-pub(crate) type PendingLinks = BTreeMap<u32, Vec<PathBuf>>;

@@ -189,23 +189,21 @@ impl Modules {
         self.files.iter().map(|(name, path)| (name.as_str(), path.as_path()))
     }
 
-    /// Where the module `name` is. For a kernel that came without its `modules.builtin` the
-    /// configuration decides: `foo` counts as built in with `CONFIG_FOO=y` or `CONFIG_FOO_FS=y`.
+    /// Where the module `name` is. `modules.builtin` lists only what could have been a module, and
+    /// may be absent: the configuration counts too, `foo` as built in with `CONFIG_FOO=y` or
+    /// `CONFIG_FOO_FS=y`.
     #[must_use]
     pub fn status(&self, name: &str) -> Status {
         let name = normal(name);
         if self.files.contains_key(&name) {
             return Status::Module;
         }
-        let built_in = match (&self.builtin, &self.config) {
-            (Some(builtin), _) => builtin.contains(&name),
-            (None, Some(config)) => {
-                let symbol = name.to_ascii_uppercase();
-                [symbol.clone(), format!("{symbol}_FS")].iter().any(|s| config.get(s) == Some("y"))
-            }
-            (None, None) => false,
-        };
-        if built_in { Status::BuiltIn } else { Status::Absent }
+        let listed = self.builtin.as_ref().is_some_and(|builtin| builtin.contains(&name));
+        let configured = self.config.as_ref().is_some_and(|config| {
+            let symbol = name.to_ascii_uppercase();
+            [symbol.clone(), format!("{symbol}_FS")].iter().any(|s| config.get(s) == Some("y"))
+        });
+        if listed || configured { Status::BuiltIn } else { Status::Absent }
     }
 
     /// What module `name` says of itself.

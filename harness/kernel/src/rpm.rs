@@ -4,15 +4,16 @@
 //! unchecked: a damaged one makes it panic or ask for gigabytes.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use cpio::newc;
 
 use crate::error::KernelError;
-use crate::extract::{Dependency, MAX_NAME, PackageInfo, PendingLinks, Tree, decompress};
+use crate::extract::{Dependency, MAX_NAME, PackageInfo, Tree, decompress};
 
 const LEAD: usize = 96;
 const MAX_TAGS: u32 = 1 << 16;
@@ -186,7 +187,8 @@ pub(crate) fn unpack(path: &Path, tree: &mut Tree) -> Result<(), KernelError> {
     let budget = Rc::new(Cell::new(0));
     let inner = decompress(path, &head.clone(), io::Cursor::new(head).chain(input))?;
     let mut archive = Metered { inner, budget: Rc::clone(&budget) };
-    let mut links = PendingLinks::new();
+    // Names whose data has not come yet, by inode.
+    let mut links: BTreeMap<u32, Vec<PathBuf>> = BTreeMap::new();
     loop {
         // A header with its name, so that a name can't ask for any amount of memory.
         budget.set(110 + 2 * MAX_NAME);

@@ -8,7 +8,7 @@ use std::io::Write;
 use common::{
     CONTROL, Entry, RELEASE, bzimage, cpio, deb, gzip, image, plain_module, put, rpm, vmlinux,
 };
-use kgate_kernel::{Kernel, Reference, Resolver};
+use kgate_kernel::{Driver, Kernel, Reference, Resolver, Status};
 use kgate_testkit::host::TestHost;
 use proptest::prelude::*;
 
@@ -81,6 +81,13 @@ fn payloads_of_every_compression_are_unpacked() {
     let plain = resolve(dir.path(), "bzImage", &bzimage(RELEASE, &gzip(&vmlinux(None, None))));
     assert_eq!(plain.vmlinux().unwrap().pvh_entry, None);
     assert_eq!(plain.config, None);
+    // All in the image, as its own configuration says.
+    let config = "CONFIG_UNIX=y\nCONFIG_OVERLAY_FS=y\nCONFIG_TUN=m\n";
+    let monolith = bzimage(RELEASE, &gzip(&vmlinux(None, Some(config))));
+    let monolith = resolve(dir.path(), "monolith", &monolith);
+    let status = ["unix", "overlay", "tun", "veth"].map(|name| monolith.modules.status(name));
+    assert_eq!(status, [Status::BuiltIn, Status::BuiltIn, Status::Absent, Status::Absent]);
+    assert_eq!(monolith.require(&[Driver::named("overlay")]).unwrap(), []);
     assert_eq!(plain.upstream.as_deref(), Some("6.1.192"));
 }
 
