@@ -188,7 +188,13 @@ fn a_meta_package_leads_to_its_kernel() {
     if kernels::pair().is_none() {
         return;
     }
-    let kernel = resolve("apt:linux-image-cloud-amd64").unwrap();
+    let kernel = match resolve("apt:linux-image-cloud-amd64") {
+        Err(error @ KernelError::Host { .. }) => {
+            eprintln!("SKIP: apt gives no meta package: {error}");
+            return;
+        }
+        other => other.unwrap(),
+    };
     assert_eq!(kernel.origin.packages.len(), 2);
     assert_eq!(kernel.origin.packages[0].name, format!("linux-image-{}", kernel.release));
 }
