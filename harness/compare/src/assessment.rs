@@ -6,7 +6,7 @@ use kgate_model::journal::RunRecord;
 use kgate_model::outcome::Blame;
 use kgate_scenario::{Policy, Selected, Waivers};
 
-use crate::case::{self, Case, Class, Context, Subject, is_unreached};
+use crate::case::{self, Case, Class, Context, Subject, is_unreached, ran};
 use crate::finding::{self, FindingDelta};
 use crate::metric::{self, Comparison, Decision, ReadyTimes, percent};
 use crate::verdict::{About, Effect, Reason, Verdict};
@@ -105,7 +105,7 @@ fn run_reasons(record: &RunRecord, cases: &[Case]) -> Vec<Reason> {
         reasons.push(reason(Effect::Infrastructure, About::Run, text));
     }
     let trials = record.trials.len();
-    let open = record.trials.iter().filter(|t| t.outcome.is_none());
+    let open = record.trials.iter().filter(|t| ran(t, record).is_none());
     let (unreached, missing): (Vec<_>, Vec<_>) = open.partition(|t| is_unreached(t, record));
     if !missing.is_empty() {
         let text = format!("{} of {trials} trials never ran", missing.len());

@@ -270,14 +270,14 @@ pub(crate) fn boots(context: &mut Context<'_, '_>) -> Vec<Case> {
 fn boot_seen<'a>(boot: &'a BootRecord, record: &'a RunRecord) -> Seen<'a> {
     let trials = || record.trials.iter().filter(|t| t.boot == boot.planned.id);
     let ready = boot.identity.is_some();
+    // A fault that ended a trial is the trial's, should the boot have it as well.
+    let own = |fault: &Fault| {
+        let ended = |t: &TrialRecord| ran(t, record).and_then(Outcome::cause) == Some(fault);
+        fault.blame == Blame::Kernel && !trials().any(ended)
+    };
     match &boot.fault {
-        Some(fault) if fault.blame == Blame::Kernel => {
-            // A fault that ended a trial is the trial's.
-            let is_trials = trials().any(|t| match &t.outcome {
-                Some(Outcome::Failed { cause }) => crash(cause.kind) || cause.kind == fault.kind,
-                _ => false,
-            });
-            if ready && is_trials { Seen::Passed } else { Seen::Failed(fault) }
+        _ if boot.faults.iter().any(own) => {
+            boot.faults.iter().find(|f| own(f)).map_or(Seen::Passed, Seen::Failed)
         }
         Some(fault) if !ready => Seen::Errored(fault),
         _ if ready => Seen::Passed,
@@ -288,18 +288,30 @@ fn boot_seen<'a>(boot: &'a BootRecord, record: &'a RunRecord) -> Seen<'a> {
 }
 
 fn trial_seen<'a>(trial: &'a TrialRecord, record: &RunRecord) -> Seen<'a> {
-    match &trial.outcome {
+    match ran(trial, record) {
         Some(outcome) => Seen::from(outcome),
         None if is_unreached(trial, record) => Seen::Unreached,
         None => Seen::Missing,
     }
 }
 
+fn boot_fault<'a>(trial: &TrialRecord, record: &'a RunRecord) -> Option<&'a Fault> {
+    record.boots.iter().find(|b| b.planned.id == trial.boot)?.fault.as_ref()
+}
+
+/// The outcome of a trial that ran or needed not to. Trials that couldn't because their boot failed
+/// are recorded with the boot's fault: that is the boot's to tell, not theirs.
+pub(crate) fn ran<'a>(trial: &'a TrialRecord, record: &RunRecord) -> Option<&'a Outcome> {
+    let outcome = trial.outcome.as_ref()?;
+    let cause = outcome.cause();
+    let given_up = trial.log.is_none() && cause.is_some() && cause == boot_fault(trial, record);
+    (!given_up).then_some(outcome)
+}
+
 /// Whether a trial never ran because of what its kernel did before.
 pub(crate) fn is_unreached(trial: &TrialRecord, record: &RunRecord) -> bool {
-    let boot = record.boots.iter().find(|b| b.planned.id == trial.boot);
-    trial.outcome.is_none()
-        && boot.and_then(|b| b.fault.as_ref()).is_some_and(|f| f.blame == Blame::Kernel)
+    ran(trial, record).is_none()
+        && boot_fault(trial, record).is_some_and(|f| f.blame == Blame::Kernel)
 }
 
 /// Scenarios in the order of the plan, each followed by its subtests in the order in which they
@@ -331,7 +343,7 @@ pub(crate) fn scenarios(context: &mut Context<'_, '_>) -> Vec<Case> {
                 trial: Some(&trial.planned.id),
                 seen: trial_seen(trial, context.record),
                 findings: &trial.findings,
-                explained: explain(trial, &parts, context.findings),
+                explained: explain(trial, context.record, &parts, context.findings),
             })
             .collect();
         let subject = Subject::Scenario { scenario: scenario.to_owned(), kind, subtest: None };
@@ -397,10 +409,11 @@ fn ran_to_its_end(trial: &TrialRecord) -> bool {
 /// A trial that failed over findings or subtests, as the sum of these.
 fn explain(
     trial: &TrialRecord,
+    record: &RunRecord,
     subtests: &BTreeMap<&str, &Case>,
     findings: &BTreeMap<String, Standing>,
 ) -> Option<Explained> {
-    let cause = trial.outcome.as_ref()?.cause()?;
+    let cause = ran(trial, record)?.cause()?;
     let mut all = Explained::default();
     let mut any = false;
     match cause.kind {

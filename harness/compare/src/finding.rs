@@ -7,6 +7,7 @@ use kgate_model::journal::{RunRecord, TrialRecord};
 use kgate_model::outcome::{Outcome, Role};
 use kgate_scenario::{Policy, Reaction, Selected};
 
+use crate::case::ran;
 use crate::verdict::Effect;
 use crate::waive::{Book, Difference};
 
@@ -143,13 +144,13 @@ pub(crate) fn standings(deltas: &[FindingDelta]) -> BTreeMap<String, Standing> {
         .collect()
 }
 
-/// Whether a scenario means to provoke a message. Never a panic.
+/// Whether a scenario means to provoke a message. Never a fatal one.
 fn is_allowed(finding: &Finding, scenario: &str, selected: &[Selected]) -> bool {
     let Some(selected) = selected.iter().find(|s| s.scenario.id.as_str() == scenario) else {
         return false;
     };
     let expected = selected.scenario.steps.iter().flat_map(|step| &step.expect.kernel_log);
-    !finding.panicked
+    finding.severity != Severity::Fatal
         && (selected.scenario.allowed_log.iter().chain(expected))
             .any(|p| p.is_match(&finding.title) || p.is_match(&finding.excerpt))
 }
@@ -168,7 +169,9 @@ fn delta(
         let could = |boot: &str| {
             outside_trials
                 || (record.trials.iter()).any(|t| {
-                    t.boot == boot && is_decided(t) && scenarios.contains(&*t.planned.scenario)
+                    t.boot == boot
+                        && is_decided(t, record)
+                        && scenarios.contains(&*t.planned.scenario)
                 })
         };
         let of = (record.boots.iter())
@@ -254,8 +257,8 @@ fn is_starvation(finding: &Finding) -> bool {
     !finding.panicked && kinds.contains(&finding.kind)
 }
 
-fn is_decided(trial: &TrialRecord) -> bool {
-    matches!(trial.outcome, Some(Outcome::Passed | Outcome::Failed { .. }))
+fn is_decided(trial: &TrialRecord, record: &RunRecord) -> bool {
+    matches!(ran(trial, record), Some(Outcome::Passed | Outcome::Failed { .. }))
         && trial.planned.decided.is_none()
 }
 

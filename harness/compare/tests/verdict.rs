@@ -2,11 +2,11 @@
 
 mod support;
 
-use kgate_compare::{Assessment, Class, Effect, Novelty, Verdict, WaiverState};
+use kgate_compare::{Assessment, Class, Effect, Inputs, Novelty, Verdict, WaiverState};
 use kgate_model::finding::FindingKind;
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
 use kgate_model::sample::Better;
-use kgate_scenario::{Glob, Pattern, Policy, Reaction, Selected, WaiverScope};
+use kgate_scenario::{Glob, Pattern, Policy, Reaction, Selected, WaiverScope, Waivers};
 use proptest::prelude::*;
 use support::{Run, errored, failed, panic, waiver, warning};
 
@@ -249,6 +249,26 @@ fn a_baseline_that_does_not_boot_leaves_it_open() {
     [inconclusive] 6 of 12 trials never ran, because the kernel had failed before in their boots
     [inconclusive] no scenario ran on both kernels, so that nothing was compared
     [inconclusive] boot with image base was not decided: boot failed: no word from the agent for 60 s (candidate passed 3 of 3; baseline failed 3 of 3: the baseline itself does not boot)
+    ");
+}
+
+#[test]
+fn a_kernel_that_hangs_between_trials_is_rejected_although_the_next_machine_lived() {
+    let mut record = run(3).record();
+    let boot = record.boots.iter_mut().find(|b| b.planned.role == Candidate).unwrap();
+    boot.attempts = 2;
+    boot.faults = vec![Fault::kernel(FaultKind::Hang, "no heartbeat for 20 s")];
+    let assessment = Assessment::new(&Inputs {
+        record: &record,
+        policy: &Policy::default(),
+        selected: &[],
+        waivers: &Waivers::default(),
+        today: support::TODAY.parse().unwrap(),
+        seed: 1,
+    });
+    insta::assert_snapshot!(told(&assessment), @"
+    reject
+    [reject] boot with image base fails in some boots of the candidate: hang: no heartbeat for 20 s (candidate failed 1 of 3; baseline passed 3 of 3; equal kernels do this with a probability of 0.50)
     ");
 }
 

@@ -179,6 +179,8 @@ pub struct BootRecord {
     pub findings: Vec<Finding>,
     /// The last attempt's fault.
     pub fault: Option<Fault>,
+    /// The faults of all attempts, in order.
+    pub faults: Vec<Fault>,
     /// It ended and none of its trials is open.
     pub finished: bool,
     /// Consoles, one per attempt, relative to the run directory.
@@ -278,6 +280,7 @@ impl RunRecord {
             }
             Event::BootEnded { boot, fault, state, console, diagnosis, .. } => {
                 let Some(boot) = boot_at.get(&boot).map(|&at| &mut self.boots[at]) else { return };
+                boot.faults.extend(fault.clone());
                 boot.fault = fault;
                 boot.after_load = state.or(boot.after_load.take());
                 boot.consoles.push(console);
@@ -333,6 +336,7 @@ impl BootRecord {
             after_load: None,
             findings: Vec::new(),
             fault: None,
+            faults: Vec::new(),
             finished: false,
             consoles: Vec::new(),
             diagnoses: Vec::new(),

@@ -18,6 +18,7 @@ pub struct Policy {
     /// Fatal findings (panic, oops …) always reject.
     pub new_warning: Reaction,
     /// What a trial means that fails in some boots of the candidate only, and never of the baseline.
+    /// To report it leaves the verdict inconclusive: a few boots can't tell a flake from a regression.
     pub flaky: Reaction,
     /// Limits of metrics that no rule of `metrics` names.
     pub performance: PerformanceLimits,

@@ -281,6 +281,19 @@ impl Run {
             console: format!("boots/{}/console-1.log", boot.id),
             diagnosis: None,
         });
+        // Trials that can't be run end as the boot did.
+        let Some(fault) = fault else { return };
+        for trial in &boot.trials {
+            events.push(Event::TrialEnded {
+                trial: trial.id.clone(),
+                outcome: Outcome::from_fault(fault.clone()),
+                wall_ms: 0,
+                subtests: Vec::new(),
+                before: None,
+                after: None,
+                log: None,
+            });
+        }
     }
 
     fn trial_events(&self, boot: &PlannedBoot, trial: &PlannedTrial, events: &mut Vec<Event>) {
