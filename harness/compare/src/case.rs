@@ -417,7 +417,8 @@ fn explain(
     let mut all = Explained::default();
     let mut any = false;
     match cause.kind {
-        FaultKind::Finding => {
+        // A taint that no message explains has this kind as well.
+        FaultKind::Finding if trial.findings.iter().any(|f| f.title == cause.message) => {
             for standing in trial.findings.iter().filter_map(|f| findings.get(&f.signature)) {
                 any = true;
                 all.effect = all.effect.max(standing.effect);

@@ -4,6 +4,7 @@ mod support;
 
 use kgate_compare::{Assessment, Class, Effect, Inputs, Novelty, Verdict, WaiverState};
 use kgate_model::finding::FindingKind;
+use kgate_model::journal::{Entry, RunRecord};
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
 use kgate_model::sample::Better;
 use kgate_scenario::{Glob, Pattern, Policy, Reaction, Selected, WaiverScope, Waivers};
@@ -297,6 +298,42 @@ fn warnings_follow_the_policy() {
         assert_eq!(assessment.verdict, verdict);
         assert_eq!(class(&assessment, NAT), expected);
     }
+}
+
+#[test]
+fn a_taint_is_not_explained_by_a_finding_that_both_have() {
+    let shared = warning("WARNING in shared");
+    let taint = failed(FaultKind::Finding, "the kernel became tainted: B (32)");
+    let assessment = run(3)
+        .finding(NAT, Candidate, 1..=3, &shared)
+        .finding(FUTEX, Baseline, [1], &shared)
+        .outcome(NAT, Candidate, 1..=3, &taint)
+        .assess();
+    assert_eq!(assessment.verdict, Verdict::Reject, "{}", told(&assessment));
+}
+
+#[test]
+fn a_requirement_that_only_the_baseline_meets_rejects() {
+    let lacks =
+        failed(FaultKind::Requirement, "the candidate lacks what the baseline has: CONFIG_TLS");
+    let mut plan = run(3).plan();
+    for boot in plan.boots.iter_mut().filter(|b| b.role == Candidate) {
+        boot.trials[0].decided = Some(lacks.clone());
+    }
+    let entries = run(3).missing(NAT, Candidate, 1..=3).events();
+    let entries = entries.into_iter().map(|event| Entry { at: 0, event });
+    let assessment = Assessment::new(&Inputs {
+        record: &RunRecord::new(plan, entries),
+        policy: &Policy::default(),
+        selected: &[],
+        waivers: &Waivers::default(),
+        today: support::TODAY.parse().unwrap(),
+        seed: 1,
+    });
+    insta::assert_snapshot!(told(&assessment), @"
+    reject
+    [reject] integration/nat fails on the candidate: missing requirement: the candidate lacks what the baseline has: CONFIG_TLS (candidate failed 3 of 3; baseline passed 3 of 3)
+    ");
 }
 
 #[test]

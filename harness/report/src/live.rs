@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::Duration;
 
 use anstyle::AnsiColor;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -16,9 +17,6 @@ use crate::view;
 pub trait Observer {
     /// Takes note of what happened.
     fn entry(&mut self, entry: &Entry);
-
-    /// Lets time go by: to be called about twice a second where something moves.
-    fn tick(&mut self) {}
 
     /// Takes away what is not to stay on the screen.
     fn finish(&mut self) {}
@@ -171,6 +169,8 @@ impl Progress {
         // Trials of an earlier process say nothing of the time that is left.
         run.reset_eta();
         run.reset_elapsed();
+        // Time goes by while nothing happens.
+        run.enable_steady_tick(Duration::from_millis(500));
         Self { known, style, columns, all, run, boots: BTreeMap::new(), bad: 0 }
     }
 
@@ -235,11 +235,6 @@ impl Observer for Progress {
         if let Some(line) = line.filter(|_| stays) {
             let _ = self.all.println(written(&line, self.style));
         }
-        self.tick();
-    }
-
-    fn tick(&mut self) {
-        self.run.tick();
     }
 
     fn finish(&mut self) {
