@@ -24,15 +24,14 @@ pub(crate) struct Groups {
     mount: PathBuf,
     /// Directory below it, made with the first command.
     directory: PathBuf,
-    prefix: String,
     made: OnceLock<bool>,
 }
 
 impl Groups {
-    /// Groups at `mount`, below `kgate`, their names starting with `prefix`.
-    pub(crate) fn at(mount: PathBuf, prefix: String) -> Self {
-        let directory = mount.join("kgate");
-        Self { mount, directory, prefix, made: OnceLock::new() }
+    /// Groups below the group `name` at `mount`.
+    pub(crate) fn at(mount: PathBuf, name: &str) -> Self {
+        let directory = mount.join(name);
+        Self { mount, directory, made: OnceLock::new() }
     }
 
     /// Where this machine has a cgroup2 file system mounted.
@@ -50,7 +49,7 @@ impl Groups {
         if !*self.made.get_or_init(|| self.prepare().is_ok()) {
             return None;
         }
-        let path = self.directory.join(format!("{}{id}", self.prefix));
+        let path = self.directory.join(id.to_string());
         // One with the same number that couldn't be emptied is in the way: then there is no group.
         let _ = fs::remove_dir(&path);
         fs::create_dir(&path).ok()?;
@@ -64,6 +63,11 @@ impl Groups {
             let _ = fs::write(path.join("memory.swap.max"), "0");
         }
         Some(Group { path, limits_memory: memory, limits_processes: processes })
+    }
+
+    /// Removes the empty group of all commands.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir(&self.directory);
     }
 
     fn prepare(&self) -> io::Result<()> {

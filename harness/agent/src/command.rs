@@ -1,5 +1,6 @@
 //! One command from start to end: its streams, its limits, its time, and what it leaves behind.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -47,7 +48,8 @@ pub(crate) struct Shared {
 
 #[derive(Default)]
 struct Control {
-    input: Vec<u8>,
+    /// What standard input hasn't taken yet.
+    input: VecDeque<u8>,
     input_ends: bool,
     input_lost: bool,
     size: Option<(u16, u16)>,
@@ -141,7 +143,6 @@ struct Running<'a> {
     sources: Vec<Source>,
     input: Option<OwnedFd>,
     terminal: bool,
-    pending: Vec<u8>,
     parser: Parser,
     /// Bytes forwarded of standard output and error.
     forwarded: [u64; 2],
@@ -183,7 +184,6 @@ fn start<'a>(
         sources: parent.sources,
         input: parent.input,
         terminal: parent.terminal,
-        pending: Vec::new(),
         parser: Parser::default(),
         forwarded: [0; 2],
         dropped: 0,
@@ -350,19 +350,17 @@ impl Running<'_> {
     fn take_orders(&mut self) -> Option<Ended> {
         let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
         let mut control = lock(&self.shared.control);
-        self.pending.append(&mut control.input);
-        let (ends, lost) = (control.input_ends, std::mem::take(&mut control.input_lost));
+        if control.input_ends && self.terminal {
+            // The end-of-file character; the terminal itself stays.
+            control.input_ends = false;
+            control.input.push_back(4);
+        }
+        if control.input_ends && control.input.is_empty() {
+            self.input = None;
+        }
+        let lost = std::mem::take(&mut control.input_lost);
         let (resize, ended) = (control.size.take(), control.ended);
         drop(control);
-        if ends && self.input.is_some() {
-            if self.terminal {
-                // The end-of-file character; the terminal itself stays.
-                lock(&self.shared.control).input_ends = false;
-                self.pending.push(4);
-            } else if self.pending.is_empty() {
-                self.input = None;
-            }
-        }
         if lost {
             self.complain("kgate: standard input was thrown away: the command does not read it\n");
         }
@@ -391,7 +389,7 @@ impl Running<'_> {
             fds.push(PollFd::new(report, PollFlags::IN));
         }
         if let Some(input) = &self.input
-            && !self.pending.is_empty()
+            && !lock(&self.shared.control).input.is_empty()
         {
             fds.push(PollFd::new(input, PollFlags::OUT));
         }
@@ -430,15 +428,14 @@ impl Running<'_> {
 
     fn write_input(&mut self) {
         let Some(input) = &self.input else { return };
-        if self.pending.is_empty() {
-            return;
-        }
-        match rustix::io::write(input, &self.pending) {
-            Ok(n) => drop(self.pending.drain(..n)),
+        let mut control = lock(&self.shared.control);
+        // Doesn't block, so the lock is short.
+        match rustix::io::write(input, control.input.as_slices().0) {
+            Ok(n) => drop(control.input.drain(..n)),
             Err(Errno::AGAIN | Errno::INTR) => {}
             // Nobody reads it any more.
             Err(_) => {
-                self.pending.clear();
+                control.input.clear();
                 if !self.terminal {
                     self.input = None;
                 }

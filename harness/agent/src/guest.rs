@@ -87,7 +87,7 @@ fn run(started: &mut Option<&'static Agent>) -> Result<(), String> {
         .collect();
     setup::load_modules(&modules, None).map_err(|trouble| trouble.message)?;
     let channel: &'static Channel = Box::leak(Box::new(open_channel()?));
-    let groups = Groups::at(CGROUPS.into(), String::new());
+    let groups = Groups::at(CGROUPS.into(), "kgate");
     let agent = *started.insert(Agent::new(true, Some(groups)));
     serve::start(agent, channel)?;
     complete();

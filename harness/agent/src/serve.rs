@@ -92,13 +92,16 @@ pub fn stdio(options: Options) -> Result<(), String> {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
 
     let groups = if options.without_cgroups { None } else { Groups::find_mount() };
-    let prefix = format!("{}-", rustix::process::getpid().as_raw_pid());
-    let agent = Agent::new(false, groups.map(|mount| Groups::at(mount, prefix)));
+    let name = format!("kgate-{}", rustix::process::getpid().as_raw_pid());
+    let agent = Agent::new(false, groups.map(|mount| Groups::at(mount, &name)));
     let channel: &'static Channel = Box::leak(Box::new(Channel::new(reader, writer)));
     start(agent, channel)?;
     let served = serve(agent, channel);
     let ended = kill_everything(agent);
     agent.outbox.flush(Duration::from_secs(2));
+    if let Some(groups) = &agent.groups {
+        groups.remove();
+    }
     served.and(ended.map_err(|trouble| trouble.message))
 }
 

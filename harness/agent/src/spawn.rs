@@ -167,8 +167,12 @@ impl Prepared {
             let errno = || *libc::__errno_location();
             let mut none: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
-            for signal in 1..=libc::SIGRTMAX() {
-                libc::signal(signal, libc::SIG_DFL);
+            // The system call itself, because libc keeps some signals from being touched. A zeroed
+            // action is the default one; the last number is the size of its mask.
+            let default = [0_usize; 4];
+            for signal in 1..=64 {
+                let none = ptr::null_mut::<usize>();
+                libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, 8);
             }
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
             libc::setsid();
@@ -189,6 +193,10 @@ impl Prepared {
             if libc::dup2(self.streams.samples.as_raw_fd(), SAMPLES.0) < 0 {
                 return (Stage::Streams, errno());
             }
+            // The agent's own are closed by exec anyway; what somebody left open to it too. Kernels
+            // before 5.11 don't know the call.
+            let most = libc::c_uint::MAX;
+            libc::syscall(libc::SYS_close_range, 4, most, libc::CLOSE_RANGE_CLOEXEC);
             let oom = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY);
             if oom >= 0 {
                 libc::write(oom, c"0".as_ptr().cast(), 1);
