@@ -13,7 +13,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -191,16 +191,13 @@ fn start<'a>(
 }
 
 /// Limits that the command's processes carry themselves: those that no group enforces.
-fn resource_limits(
-    limits: &Limits,
-    group: Option<&Group>,
-) -> Vec<(libc::__rlimit_resource_t, u64)> {
+fn resource_limits(limits: &Limits, group: Option<&Group>) -> Vec<(Resource, u64)> {
     let unless = |enforced: bool, limit: Option<u64>| if enforced { None } else { limit };
     [
-        (libc::RLIMIT_CPU, limits.cpu_seconds),
-        (libc::RLIMIT_NOFILE, limits.files),
-        (libc::RLIMIT_AS, unless(group.is_some_and(|g| g.limits_memory), limits.memory)),
-        (libc::RLIMIT_NPROC, unless(group.is_some_and(|g| g.limits_processes), limits.processes)),
+        (Resource::Cpu, limits.cpu_seconds),
+        (Resource::Nofile, limits.files),
+        (Resource::As, unless(group.is_some_and(|g| g.limits_memory), limits.memory)),
+        (Resource::Nproc, unless(group.is_some_and(|g| g.limits_processes), limits.processes)),
     ]
     .into_iter()
     .filter_map(|(which, limit)| Some((which, limit?)))

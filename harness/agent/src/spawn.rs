@@ -11,6 +11,7 @@ use std::ptr;
 
 use kgate_model::wire::{Command, Trouble};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::trouble::refused;
 
@@ -52,7 +53,7 @@ pub(crate) struct Prepared {
     arguments: Vec<CString>,
     environment: Vec<CString>,
     directory: CString,
-    limits: Vec<(libc::__rlimit_resource_t, libc::rlimit)>,
+    limits: Vec<(Resource, Rlimit)>,
     /// Opened `cgroup.procs`.
     group: Option<OwnedFd>,
     streams: Streams,
@@ -74,7 +75,7 @@ impl Prepared {
         command: &Command,
         streams: Streams,
         group: Option<OwnedFd>,
-        limits: Vec<(libc::__rlimit_resource_t, u64)>,
+        limits: Vec<(Resource, u64)>,
         marker: Option<&str>,
     ) -> Result<(Self, OwnedFd), Trouble> {
         let text = |what: &str, text: &str| {
@@ -107,9 +108,8 @@ impl Prepared {
             .into_iter()
             .map(|(which, most)| {
                 // The kernel ends a program a second after the first warning about CPU time.
-                let rlim_max =
-                    if which == libc::RLIMIT_CPU { most.saturating_add(1) } else { most };
-                (which, libc::rlimit { rlim_cur: most, rlim_max })
+                let maximum = most.saturating_add(u64::from(which == Resource::Cpu));
+                (which, Rlimit { current: Some(most), maximum: Some(maximum) })
             })
             .collect();
         let (pipe, report) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
@@ -203,8 +203,9 @@ impl Prepared {
                 libc::close(oom);
             }
             for (which, limit) in &self.limits {
-                if libc::setrlimit(*which, limit) < 0 {
-                    return (Stage::Limit, errno());
+                // Without libc, rustix's calls are plain system calls.
+                if let Err(e) = setrlimit(*which, *limit) {
+                    return (Stage::Limit, e.raw_os_error());
                 }
             }
             libc::umask(0o022);
