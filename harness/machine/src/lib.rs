@@ -104,6 +104,9 @@ pub enum End {
     Reset,
     /// It powered off from inside.
     PoweredOff,
+    /// It powered off because the agent had to give up, as with no way left to the controller; the
+    /// text says why.
+    AgentEnded(String),
     /// What carried it went away; the text says how.
     Vanished(String),
 }
@@ -114,6 +117,9 @@ impl End {
         match (self, finding) {
             (Self::Vanished(how), _) => Fault::harness(FaultKind::Emulator, how.clone()),
             (_, Some(finding)) => Fault::kernel(FaultKind::Panic, finding.title.clone()),
+            (Self::AgentEnded(why), None) => {
+                Fault::harness(FaultKind::Channel, format!("the agent gave up: {why}"))
+            }
             (Self::Panicked, None) => {
                 Fault::kernel(FaultKind::Panic, "the kernel panicked; the console does not say why")
             }

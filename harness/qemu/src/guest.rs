@@ -60,8 +60,8 @@ enum Command {
     Expect,
     /// Kill it.
     Kill,
-    /// Make it tell where it is; answered when the console has it.
-    Diagnose(oneshot::Sender<()>),
+    /// Make it tell where it is; answered with what the console then says.
+    Diagnose(oneshot::Sender<Vec<u8>>),
 }
 
 /// What a guest is started with.
@@ -155,7 +155,7 @@ impl Starting {
     async fn failed(mut self, error: Option<AgentError>, request: &BootRequest) -> BootError {
         let mut diagnosis = None;
         match &error {
-            None => diagnosis = Some(diagnose(&self.commands, &self.console).await),
+            None => diagnosis = Some(diagnose(&self.commands).await),
             // The channel breaks a moment before its reason is known.
             Some(AgentError::Closed(_)) => {
                 let _ = timeout(PANIC_GRACE, self.ended()).await;
@@ -177,13 +177,8 @@ impl Starting {
                 Fault::harness(FaultKind::Channel, error.to_string())
             }
             (_, _, Some(finding)) => Fault::kernel(FaultKind::BootFailed, finding.title.clone()),
-            (Some(end), _, None) => {
-                let fault = end.fault(None);
-                match last_word(&tail) {
-                    Some(word) => Fault::harness(FaultKind::Channel, word),
-                    None => Fault { kind: FaultKind::BootFailed, ..fault },
-                }
-            }
+            (Some(end @ End::AgentEnded(_)), _, None) => end.fault(None),
+            (Some(end), _, None) => Fault { kind: FaultKind::BootFailed, ..end.fault(None) },
             (None, None, None) => Fault::kernel(
                 FaultKind::BootFailed,
                 format!(
@@ -210,17 +205,13 @@ fn last_line(tail: &[u8]) -> String {
     line.map_or_else(|| "nothing".into(), |line| format!("“{line}”"))
 }
 
-async fn diagnose(commands: &mpsc::UnboundedSender<Command>, console: &Console) -> Vec<u8> {
-    let before = console.progress().borrow().bytes;
+async fn diagnose(commands: &mpsc::UnboundedSender<Command>) -> Vec<u8> {
     let (done, wait) = oneshot::channel();
-    if commands.send(Command::Diagnose(done)).is_ok() {
-        let _ = wait.await;
+    if commands.send(Command::Diagnose(done)).is_err() {
+        return Vec::new();
     }
-    console.settle().await;
-    let new = console.progress().borrow().bytes.saturating_sub(before);
-    let tail = console.tail();
-    let from = tail.len().saturating_sub(usize::try_from(new).unwrap_or(usize::MAX));
-    tail[from..].to_vec()
+    // No answer means that the guest ended meanwhile.
+    wait.await.unwrap_or_default()
 }
 
 #[async_trait(?Send)]
@@ -258,7 +249,7 @@ impl Machine for Guest {
     }
 
     async fn diagnose(&mut self) -> Vec<u8> {
-        diagnose(&self.commands, &self.console).await
+        diagnose(&self.commands).await
     }
 
     async fn stop(mut self: Box<Self>) {
@@ -344,12 +335,15 @@ impl Supervisor {
                 command = inbox.recv() => match command {
                     Some(Command::Expect) => self.expected = true,
                     Some(Command::Diagnose(done)) => {
-                        let diagnosis = interrogate(qmp.as_ref(), &mut self.console_write, &self.console);
+                        let mut answer = Answer::after(&self.console).await;
+                        let asking =
+                            interrogate(qmp.as_ref(), &mut self.console_write, &mut answer);
                         tokio::select! {
-                            () = diagnosis => {}
+                            () = asking => {}
                             () = drain_events(&mut events, &mut told) => {}
                         }
-                        let _ = done.send(());
+                        answer.take().await;
+                        let _ = done.send(answer.text);
                     }
                     // The guest was dropped, or is to go.
                     Some(Command::Kill) | None => {
@@ -362,7 +356,14 @@ impl Supervisor {
         };
         let _ = timeout(LAST_EVENTS, drain_events(&mut events, &mut told)).await;
         if !self.expected {
-            let end = end_of(&self.process, status, &told, killing);
+            // What the agent said at last is on its way, or was the last thing that came.
+            self.console.closed(DRAIN).await;
+            let end = match end_of(&self.process, status, &told, killing) {
+                End::PoweredOff => {
+                    last_word(&self.console.tail()).map_or(End::PoweredOff, End::AgentEnded)
+                }
+                end => end,
+            };
             self.end.send_replace(Some(end));
         }
     }
@@ -439,10 +440,9 @@ async fn drain_events(events: &mut Option<Events>, told: &mut Told) {
 async fn interrogate(
     qmp: Option<&Qmp>,
     console_write: &mut WriteHalf<UnixStream>,
-    console: &Console,
+    answer: &mut Answer<'_>,
 ) {
     let Some(qmp) = qmp else { return };
-    let before = console.progress().borrow().bytes;
     for key in SYSRQ {
         let ask = qmp::chardev_send_break { id: CONSOLE_CHARDEV.into() };
         if qmp.execute(ask).await.is_err() {
@@ -451,11 +451,38 @@ async fn interrogate(
         // The break has to reach the kernel before the key does.
         sleep(Duration::from_millis(20)).await;
         let _ = console_write.write_all(&[key]).await;
-        console.quiet(SYSRQ_IDLE, SYSRQ_LONGEST).await;
-        if console.progress().borrow().bytes == before {
+        answer.console.quiet(SYSRQ_IDLE, SYSRQ_LONGEST).await;
+        answer.take().await;
+        if answer.text.is_empty() {
             let _ = qmp.execute(qmp::inject_nmi {}).await;
-            console.quiet(SYSRQ_IDLE * 3, SYSRQ_LONGEST).await;
+            answer.console.quiet(SYSRQ_IDLE * 3, SYSRQ_LONGEST).await;
             return;
         }
+    }
+}
+
+/// What a console prints from one moment on. Of each piece that is taken only the end is kept where
+/// it is long, so that a dump of all tasks does not push out what came before it.
+struct Answer<'a> {
+    console: &'a Console,
+    seen: u64,
+    text: Vec<u8>,
+}
+
+impl<'a> Answer<'a> {
+    async fn after(console: &'a Console) -> Self {
+        console.settle().await;
+        let seen = console.progress().borrow().bytes;
+        Self { console, seen, text: Vec::new() }
+    }
+
+    /// Takes the piece that was printed since the last one.
+    async fn take(&mut self) {
+        self.console.settle().await;
+        let now = self.console.progress().borrow().bytes;
+        let new = usize::try_from(now.saturating_sub(self.seen)).unwrap_or(usize::MAX);
+        self.seen = now;
+        let tail = self.console.tail();
+        self.text.extend_from_slice(&tail[tail.len().saturating_sub(new)..]);
     }
 }
