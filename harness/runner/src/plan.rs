@@ -175,9 +175,6 @@ fn decide(
         return [skipped(reason.clone()), skipped(reason.clone())];
     }
     let requires = inputs.requires(&selected.scenario);
-    if let Some(reason) = too_small(inputs, &requires) {
-        return [skipped(reason.clone()), skipped(reason)];
-    }
     let [baseline, candidate] = Role::ALL.map(|role| lacking(&requires, role, capabilities));
     let lost: Vec<_> = candidate.iter().filter(|l| !baseline.contains(l)).cloned().collect();
     let shared: Vec<_> = candidate.iter().filter(|l| baseline.contains(l)).cloned().collect();
@@ -198,21 +195,6 @@ fn decide(
         None
     };
     [of_baseline, of_candidate]
-}
-
-fn too_small(inputs: &Inputs, requires: &Requires) -> Option<String> {
-    let machine = &inputs.workload.machine;
-    match (requires.cpus, requires.memory) {
-        (Some(cpus), _) if cpus > machine.cpus => {
-            Some(format!("needs {cpus} CPUs, the workload's machine has {}", machine.cpus))
-        }
-        (_, Some(memory)) if memory > machine.memory => Some(format!(
-            "needs {} MiB of memory, the workload's machine has {}",
-            memory.div_ceil(1 << 20),
-            machine.memory >> 20
-        )),
-        _ => None,
-    }
 }
 
 /// What a kernel is known to lack, as a person reads it.

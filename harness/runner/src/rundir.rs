@@ -32,7 +32,7 @@ pub enum RunDirError {
     #[error("{} is not empty: choose another directory, or resume the run in it", .0.display())]
     Occupied(PathBuf),
     /// There is no plan in it.
-    #[error("{} is no run directory: it has no plan.json", .0.display())]
+    #[error("{} is no run directory: there is no {}", .0.display(), .0.join(PLAN).display())]
     NoRun(PathBuf),
     /// Another process runs in it.
     #[error("another process is running in {}", .0.display())]
@@ -48,7 +48,7 @@ pub enum RunDirError {
         source: io::Error,
     },
     /// A file holds something else than it should.
-    #[error("{}:{line}: {reason}", path.display())]
+    #[error("{}:{line}: the run directory is damaged: {reason}; what it knew is lost, start a new run", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -407,4 +407,157 @@ pub(crate) fn kernel_log(boot: &str, attempt: u32) -> String {
 /// Below the run directory: the output of a trial's steps.
 pub(crate) fn trial_log(trial: &str) -> String {
     format!("logs/{trial}.log")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use kgate_scenario::{Policy, Waivers, Workload};
+
+    use super::*;
+    use crate::plan::{Capabilities, make_plan};
+    use kgate_model::outcome::Role;
+
+    struct Everything;
+
+    impl Capabilities for Everything {
+        fn config(&self, _: Role, _: &str) -> Option<String> {
+            None
+        }
+
+        fn module(&self, _: Role, _: &str) -> Option<bool> {
+            None
+        }
+    }
+
+    fn kernel(release: &str) -> KernelRecord {
+        KernelRecord {
+            reference: release.into(),
+            release: release.into(),
+            banner: release.into(),
+            upstream: None,
+            origin: release.into(),
+            image_sha256: release.into(),
+            package_sha256: None,
+        }
+    }
+
+    fn inputs() -> Inputs {
+        let policy = Policy::default();
+        let workload = Workload {
+            name: "test".into(),
+            summary: "s".into(),
+            machine: kgate_scenario::MachineSpec::default(),
+            requires: kgate_scenario::Requires::default(),
+            scenarios: Vec::new(),
+            policy: policy.clone(),
+        };
+        Inputs { workload, policy, selected: Vec::new(), waivers: Waivers::default() }
+    }
+
+    fn create(path: &Path) -> Result<RunDir, RunDirError> {
+        let plan = make_plan(&inputs(), kernel("6.1.1"), kernel("6.1.2"), &Everything, 1);
+        RunDir::create(path, plan, inputs())
+    }
+
+    fn note(text: &str) -> Entry {
+        Entry { at: 7, event: Event::Note { text: text.into() } }
+    }
+
+    fn message(error: &RunDirError, temp: &tempfile::TempDir) -> String {
+        error.to_string().replace(&temp.path().display().to_string(), "DIR")
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let made = create(&temp.path().join("run")).unwrap();
+        let read = RunDir::open(made.path()).unwrap();
+        assert_eq!(read, made);
+        read.check_kernels(&kernel("6.1.1"), &kernel("6.1.2")).unwrap();
+        read.check_inputs(&inputs()).unwrap();
+        let mut journal = Journal::open(&read).unwrap();
+        journal.append(&note("one")).unwrap();
+        journal.append(&note("two \u{1b} \n three")).unwrap();
+        journal.sync().unwrap();
+        assert_eq!(read.entries().unwrap(), [note("one"), note("two \u{1b} \n three")]);
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("run");
+        insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @"DIR/run is no run directory: there is no DIR/run/plan.json");
+        let dir = create(&path).unwrap();
+        insta::assert_snapshot!(message(&create(&path).unwrap_err(), &temp), @"DIR/run is not empty: choose another directory, or resume the run in it");
+        let other = dir.check_kernels(&kernel("6.1.1"), &kernel("6.1.3")).unwrap_err();
+        insta::assert_snapshot!(message(&other, &temp), @"DIR/run was planned with something else: candidate kernel: 6.1.2 and 6.1.3; candidate kernel's image (sha256): 6.1.2 and 6.1.3");
+        let mut changed = inputs();
+        changed.policy.boots += 1;
+        changed.workload.summary.push('!');
+        let other = dir.check_inputs(&changed).unwrap_err();
+        insta::assert_snapshot!(message(&other, &temp), @"DIR/run was planned with something else: the workload; the policy");
+
+        fs::write(
+            path.join(JOURNAL),
+            b"{\"at\":1,\"event\":{\"event\":\"note\",\"text\":\"x\"}}\n{\"at\":2}\n",
+        )
+        .unwrap();
+        insta::assert_snapshot!(message(&dir.entries().unwrap_err(), &temp), @"DIR/run/journal.jsonl:2: the run directory is damaged: not an entry of a journal: missing field `event` at line 1 column 8; what it knew is lost, start a new run");
+        fs::write(path.join(JOURNAL), [b'\n'; 3]).unwrap();
+        insta::assert_snapshot!(message(&dir.record().unwrap_err(), &temp), @"DIR/run/journal.jsonl:1: the run directory is damaged: not an entry of a journal: EOF while parsing a value at line 2 column 0; what it knew is lost, start a new run");
+        fs::write(path.join(POLICY), "{ \"boots\": \"many\" }").unwrap();
+        insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @r#"DIR/run/inputs/policy.json:1: the run directory is damaged: invalid type: string "many", expected u32 at line 1 column 17; what it knew is lost, start a new run"#);
+        fs::write(path.join(PLAN), "{ \"format\": 9, \"kgate\": \"3.0.0\" }").unwrap();
+        insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @"DIR/run was written in format 9 by kgate 3.0.0; this program reads format 1");
+    }
+
+    #[test]
+    fn a_torn_line_is_left_out_and_removed_before_the_next() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = create(&temp.path().join("run")).unwrap();
+        Journal::open(&dir).unwrap().append(&note("one")).unwrap();
+        let path = dir.path().join(JOURNAL);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.extend(b"{\"at\":8,\"event\"");
+        fs::write(&path, &bytes).unwrap();
+        let torn = Entry { at: 7, event: torn_note(15) };
+        assert_eq!(dir.entries().unwrap(), [note("one"), torn]);
+        let mut journal = Journal::open(&dir).unwrap();
+        assert_eq!(journal.note(), Some(torn_note(15)));
+        journal.append(&note("two")).unwrap();
+        assert_eq!(dir.entries().unwrap(), [note("one"), note("two")]);
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_is_appended() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = create(&temp.path().join("run")).unwrap();
+        let mut journal = Journal::open(&dir).unwrap();
+        let file = std::mem::replace(
+            &mut journal.file,
+            OpenOptions::new().write(true).open("/dev/full").unwrap(),
+        );
+        let error = message(&journal.append(&note("one")).unwrap_err(), &temp);
+        insta::assert_snapshot!(error, @"cannot write DIR/run/journal.jsonl: No space left on device (os error 28)");
+        journal.file = file;
+        let error = message(&journal.append(&note("two")).unwrap_err(), &temp);
+        insta::assert_snapshot!(error, @"cannot write DIR/run/journal.jsonl: an earlier write to it failed");
+        assert_eq!(dir.entries().unwrap(), []);
+    }
+
+    #[test]
+    fn a_directory_that_can_not_be_written_is_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("run");
+        fs::create_dir_all(&path).unwrap();
+        symlink("/dev/full", path.join("lock")).unwrap();
+        // The lock alone doesn't make a directory occupied.
+        fs::create_dir(path.join("x")).unwrap();
+        let error = create(&path).unwrap_err();
+        assert!(matches!(error, RunDirError::Occupied(_)), "{error}");
+        let error = create(Path::new("/proc/no/such")).unwrap_err();
+        insta::assert_snapshot!(message(&error, &temp), @"cannot make /proc/no/such: No such file or directory (os error 2)");
+    }
 }

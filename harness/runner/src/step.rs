@@ -220,6 +220,11 @@ impl<'a, 'c> Steps<'a, 'c> {
         let scenario = self.scenario;
         for (at, step) in scenario.steps.iter().enumerate() {
             let number = u32::try_from(at + 1).unwrap_or(u32::MAX);
+            let mut from = 0;
+            if !step.expect.kernel_log.is_empty() {
+                self.vitals.console.settle().await;
+                from = self.vitals.console.progress().borrow().bytes;
+            }
             self.context.emit(Event::StepStarted {
                 trial: self.planned.id.clone(),
                 step: number,
@@ -227,16 +232,12 @@ impl<'a, 'c> Steps<'a, 'c> {
             })?;
             self.log.write(format!("--- step {number}: {}\n", step.name).as_bytes());
             self.step(step, ops).await?;
+            self.expect_state(step, from).await?;
         }
         Ok(())
     }
 
     async fn step(&mut self, step: &Step, ops: &str) -> Result<(), Break> {
-        let mut from = 0;
-        if !step.expect.kernel_log.is_empty() {
-            self.vitals.console.settle().await;
-            from = self.vitals.console.progress().borrow().bytes;
-        }
         match &step.action {
             Action::Run { command } => self.run_to_end(step, shell(command), false).await?,
             Action::Measure(measure) => {
@@ -255,7 +256,7 @@ impl<'a, 'c> Steps<'a, 'c> {
                 }
             }
         }
-        self.expect_state(step, from).await
+        Ok(())
     }
 
     /// Sets a sysctl and remembers what it was.
@@ -730,9 +731,8 @@ fn sysctl_path(name: &str) -> String {
     format!("/proc/sys/{}", swapped.collect::<String>())
 }
 
-/// The agent takes numbers: names would be resolved by whatever the image has.
+/// The agent takes numeric addresses only: names would be resolved by whatever the image has.
 fn socket_address(host: &str, port: u16) -> Result<String, Break> {
-    let host = if host == "localhost" { "127.0.0.1" } else { host };
     match host.parse::<IpAddr>() {
         Ok(address) => Ok(std::net::SocketAddr::new(address, port).to_string()),
         Err(_) => Err(Fault::scenario(format!("ready: `{host}` is no numeric address")).into()),

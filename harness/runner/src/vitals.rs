@@ -14,6 +14,8 @@ use tokio::time::timeout;
 const REASON: Duration = Duration::from_secs(3);
 /// After a kernel said that it panics it prints why, and the machine ends.
 const LAST_WORDS: Duration = Duration::from_secs(3);
+/// It has said everything when it is quiet for so long.
+const QUIET: Duration = Duration::from_millis(500);
 /// After a machine's end what it printed is still being read.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Asking a hung machine where it is takes no longer.
@@ -135,7 +137,10 @@ impl Vitals {
                 plain(end.fault(self.console.cause().as_ref()))
             }
             Lost::Panicked => {
-                let _ = timeout(LAST_WORDS, self.ended()).await;
+                tokio::select! {
+                    _ = self.ended() => {}
+                    () = self.console.quiet(QUIET, LAST_WORDS) => {}
+                }
                 self.console.settle().await;
                 plain(End::Panicked.fault(self.console.cause().as_ref()))
             }

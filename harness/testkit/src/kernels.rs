@@ -102,7 +102,9 @@ fn resolve(dir: &Path, reference: &str) -> Result<(Kernel, PathBuf), String> {
     let resolver = Resolver { cache_dir: dir.to_owned(), host: &TestHost };
     let kernel = match Reference::parse(reference).and_then(|r| resolver.resolve(&r)) {
         Ok(kernel) => kernel,
-        Err(error @ KernelError::Host { .. }) => return Err(error.to_string()),
+        Err(error @ (KernelError::Host { .. } | KernelError::NotOffered { .. })) => {
+            return Err(error.to_string());
+        }
         Err(error) => panic!("{reference}: {error}"),
     };
     let package = &kernel.origin.packages[0];
