@@ -15,6 +15,9 @@ const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 /// Processes kept for the agent and the kernel when a step forks without end.
 const RESERVED_PROCESSES: u64 = 256;
 
+/// On a lab host, what an agent's group is called before its process number.
+const PREFIX: &str = "kgate-";
+
 /// Subgroups of a command's group are looked after down to this depth.
 const DEPTH: usize = 16;
 
@@ -65,6 +68,26 @@ impl Groups {
         Some(Group { path, limits_memory: memory, limits_processes: processes })
     }
 
+    /// Ends what agents that were killed left behind: groups of the name `PREFIX` and the number of
+    /// a process that is no more.
+    pub(crate) fn sweep(mount: &Path) {
+        for entry in fs::read_dir(mount).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+            let Some(owner) = owner.and_then(|owner| owner.parse::<u32>().ok()) else { continue };
+            if !Path::new("/proc").join(owner.to_string()).exists() {
+                let left = Group::at(entry.path());
+                left.kill();
+                left.empty(Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// The name of the group of this process on a host that others use too.
+    pub(crate) fn own_name() -> String {
+        format!("{PREFIX}{}", rustix::process::getpid().as_raw_pid())
+    }
+
     /// Removes the empty group of all commands.
     pub(crate) fn remove(&self) {
         let _ = fs::remove_dir(&self.directory);
@@ -110,6 +133,10 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    fn at(path: PathBuf) -> Self {
+        Self { path, limits_memory: false, limits_processes: false }
+    }
+
     /// The file through which a process enters the group by writing `0`.
     pub(crate) fn entry(&self) -> io::Result<File> {
         File::options().write(true).open(self.path.join("cgroup.procs"))

@@ -92,8 +92,8 @@ pub fn stdio(options: Options) -> Result<(), String> {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
 
     let groups = if options.without_cgroups { None } else { Groups::find_mount() };
-    let name = format!("kgate-{}", rustix::process::getpid().as_raw_pid());
-    let agent = Agent::new(false, groups.map(|mount| Groups::at(mount, &name)));
+    groups.as_deref().into_iter().for_each(Groups::sweep);
+    let agent = Agent::new(false, groups.map(|mount| Groups::at(mount, &Groups::own_name())));
     let channel: &'static Channel = Box::leak(Box::new(Channel::new(reader, writer)));
     start(agent, channel)?;
     let served = serve(agent, channel);

@@ -313,6 +313,28 @@ fn power_off_and_a_closed_channel_leave_no_process() {
 }
 
 #[test]
+fn the_next_agent_ends_what_a_killed_one_left() {
+    let mark = mark();
+    let mut agent = Agent::ready(&[]);
+    let id = agent.spawn(shell(&format!("cat /proc/self/cgroup; echo up; exec sleep {mark}")));
+    let mut seen = String::new();
+    while !seen.contains("up\n") {
+        let Reply::Output { data, .. } = agent.reply(|r| matches!(r, Reply::Output { .. })) else {
+            panic!()
+        };
+        seen += std::str::from_utf8(&data).unwrap();
+    }
+    if !seen.contains(&format!("/kgate-{}/{id}\n", agent.pid())) {
+        eprintln!("skipped: no cgroup2 that may be written here");
+        return;
+    }
+    agent.kill();
+    assert_eq!(processes_with(&mark).len(), 1);
+    Agent::ready(&[]);
+    assert_eq!(processes_with(&mark), [""; 0]);
+}
+
+#[test]
 fn limits_are_in_force() {
     let mut agent = Agent::ready(&["--without-cgroups"]);
     let limits = Limits { files: Some(20), cpu_seconds: Some(1), ..Limits::default() };

@@ -191,6 +191,12 @@ impl Agent {
         self.wait()
     }
 
+    /// Kills the agent, as nothing should.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for the agent to end.
     pub(crate) fn wait(&mut self) -> i32 {
         let deadline = Instant::now() + HANGS;
