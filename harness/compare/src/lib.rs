@@ -32,10 +32,11 @@
 //! Each boot gives one number per metric, the median of its samples; samples of failed trials don't
 //! count. The relative change is that of the mean over boots. Its 95 % interval is a hierarchical
 //! bootstrap (boots, then the samples within them), widened by Student's t for the few boots there
-//! are. A metric is worse when the interval excludes zero (*significant*) and the change is at
-//! least the warn limit (*relevant*). It is a regression when the change reaches the fail limit and
-//! its p-value stays below [`SIGNIFICANCE`] divided by the number of comparisons in the run, so that
-//! two equal kernels are rejected in at most one of twenty runs, however many metrics there are.
+//! are. A metric is worse when the interval excludes zero with p at most [`SIGNIFICANCE`]
+//! (*significant*) and the change is at least the warn limit (*relevant*). It is a regression when
+//! the change reaches the fail limit and its p-value stays below [`SIGNIFICANCE`] divided by the
+//! number of comparisons in the run, so that two equal kernels are rejected in at most one of twenty
+//! runs, however many metrics there are.
 //! What would be a regression but for that, what is noisier than the fail limit in both directions,
 //! and what has fewer than [`MIN_BOOTS`] boots per role is inconclusive.
 //!

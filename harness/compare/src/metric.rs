@@ -403,7 +403,7 @@ fn decide(comparison: &mut Comparison, proof: f64, record: &RunRecord) {
                 (Decision::Unchanged, Effect::None, String::new())
             }
             None => {
-                let doubt = "the baseline measured zero or less, nothing can be related to it";
+                let doubt = "a kernel measured zero or less, nothing can be related to that";
                 (Decision::Missing, Effect::Inconclusive, doubt.to_owned())
             }
         },
@@ -424,9 +424,11 @@ fn judge(
 ) -> (Decision, Effect, String) {
     let (warn, fail) = (comparison.warn, comparison.fail);
     let none = String::new;
-    if low > 0.0 && worse >= fail && p <= proof {
+    // Both are asked: of few boots that scatter to one side the interval alone is too sure.
+    let (is_worse, is_better) = (low > 0.0 && p <= SIGNIFICANCE, high < 0.0 && p <= SIGNIFICANCE);
+    if is_worse && worse >= fail && p <= proof {
         (Decision::Regression, Effect::Reject, none())
-    } else if low > 0.0 && worse >= fail {
+    } else if is_worse && worse >= fail {
         let doubt = format!(
             "over the limit, but not proven: p is {}, and beside the run's other comparisons it \
              has to be {} or less",
@@ -441,9 +443,9 @@ fn judge(
             100.0 * high
         );
         (Decision::Inconclusive, Effect::Inconclusive, doubt)
-    } else if low > 0.0 && worse >= warn {
+    } else if is_worse && worse >= warn {
         (Decision::Worse, Effect::None, none())
-    } else if high < 0.0 && -worse >= warn {
+    } else if is_better && -worse >= warn {
         (Decision::Better, Effect::None, none())
     } else {
         (Decision::Unchanged, Effect::None, none())

@@ -39,13 +39,16 @@ const SAMPLES: usize = 512;
 const TAILS: f64 = 0.05;
 
 /// The change from `baseline` to `candidate`, each a list of boots with their samples. `None` when
-/// a side has fewer than two boots, a boot has no samples, or the baseline's mean isn't positive,
-/// so that nothing can be related to it.
+/// a side has fewer than two boots, a boot has no samples, or a mean isn't positive, so that
+/// nothing can be related to it.
+///
+/// Works on logarithms: twice as much and half as much are equally far, and no interval reaches a
+/// change of -100 %.
 pub(crate) fn change(baseline: &[Vec<f64>], candidate: &[Vec<f64>], seed: u64) -> Option<Change> {
     let base = Group::new(baseline)?;
     let new = Group::new(candidate)?;
-    let ratio = new.mean / base.mean - 1.0;
-    if base.mean <= 0.0 || !ratio.is_finite() {
+    let log = (new.mean / base.mean).ln();
+    if base.mean <= 0.0 || new.mean <= 0.0 || !log.is_finite() {
         return None;
     }
     let mut random = fastrand::Rng::with_seed(seed);
@@ -53,8 +56,9 @@ pub(crate) fn change(baseline: &[Vec<f64>], candidate: &[Vec<f64>], seed: u64) -
     let new_draws = Draws::new(candidate, &mut random);
     let mut deviations: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let base_mean = base.inflate(base_draws.mean(&mut random)).max(base.mean / 100.0);
-            new.inflate(new_draws.mean(&mut random)) / base_mean - 1.0 - ratio
+            let base_mean = base.inflate(base_draws.mean(&mut random));
+            let new_mean = new.inflate(new_draws.mean(&mut random));
+            (new_mean / base_mean).ln() - log
         })
         .collect();
     deviations.sort_by(f64::total_cmp);
@@ -65,13 +69,17 @@ pub(crate) fn change(baseline: &[Vec<f64>], candidate: &[Vec<f64>], seed: u64) -
     let at = |share: f64| deviations[((RESAMPLES - 1) as f64 * share).round() as usize];
     let (low, high) = (at(TAILS / 2.0), at(1.0 - TAILS / 2.0));
     // Reflected, because the resampled means err from the measured one as that errs from the truth.
-    let interval = (ratio - widen * high.max(0.0), ratio - widen * low.min(0.0));
+    let interval = (log - widen * high.max(0.0), log - widen * low.min(0.0));
     let p = match error {
-        0.0 if ratio == 0.0 => 1.0,
+        0.0 if log == 0.0 => 1.0,
         0.0 => 0.0,
-        _ => (2.0 * student.sf((ratio / error).abs())).clamp(0.0, 1.0),
+        _ => (2.0 * student.sf((log / error).abs())).clamp(0.0, 1.0),
     };
-    Some(Change { ratio, interval, p })
+    Some(Change {
+        ratio: new.mean / base.mean - 1.0,
+        interval: (interval.0.exp_m1(), interval.1.exp_m1()),
+        p,
+    })
 }
 
 /// The boots of one role, each by its median.
@@ -95,8 +103,10 @@ impl Group {
     }
 
     /// Undoes that resampled means of `n` boots vary less than real ones by (n-1)/n.
+    /// Stays positive.
     fn inflate(&self, resampled: f64) -> f64 {
-        self.mean + (resampled - self.mean) * (self.boots / (self.boots - 1.0)).sqrt()
+        let wider = (resampled - self.mean) * (self.boots / (self.boots - 1.0)).sqrt();
+        (self.mean + wider).max(self.mean / 100.0)
     }
 }
 

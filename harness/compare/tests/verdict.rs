@@ -535,6 +535,9 @@ proptest! {
             .chain(assessment.comparisons.iter().map(|c| c.effect))
             .max();
         prop_assert!(Verdict::from(worst.unwrap_or_default()) <= assessment.verdict, "{}", told(&assessment));
+        for (low, high) in assessment.comparisons.iter().filter_map(|c| c.interval) {
+            prop_assert!(-1.0 <= low && low <= high, "{low} {high}");
+        }
         prop_assert_eq!(run.assess(), assessment);
     }
 
