@@ -218,3 +218,51 @@ fn schemas_are_those_of_the_types() {
         assert!(kept == text, "schemas/{name} is stale: run this test with KGATE_UPDATE=1");
     }
 }
+
+#[test]
+fn the_reference_names_every_key_operation_and_unit() {
+    fn keys(value: &serde_json::Value, found: &mut Vec<String>) {
+        if let Some(properties) = value.get("properties").and_then(|p| p.as_object()) {
+            found.extend(properties.keys().cloned());
+        }
+        match value {
+            serde_json::Value::Object(map) => map.values().for_each(|value| keys(value, found)),
+            serde_json::Value::Array(items) => items.iter().for_each(|value| keys(value, found)),
+            _ => {}
+        }
+    }
+    let text = fs::read_to_string(root().join("docs/scenario.md")).unwrap();
+    let mut words = Vec::new();
+    kgate_scenario::schema::all().iter().for_each(|(_, schema)| keys(schema, &mut words));
+    assert!(words.len() > 60);
+    words.extend(kgate_scenario::ops::OPS.iter().map(|op| op.name.to_owned()));
+    words.extend(kgate_scenario::Unit::ALL.iter().map(|unit| unit.as_str().to_owned()));
+    // A key may stand in an inline example or after a dot: `baseline.kernel-args`.
+    let ends = |c: char| !(c.is_ascii_alphanumeric() || "-/%".contains(c));
+    let in_code: Vec<&str> = text.split(ends).collect();
+    let missing: Vec<&String> =
+        words.iter().filter(|word| !in_code.contains(&word.as_str())).collect();
+    assert!(missing.is_empty(), "docs/scenario.md says nothing of {missing:?}");
+}
+
+/// The whole examples of the reference: blocks that begin with the path of their file.
+#[test]
+fn the_examples_of_the_reference_are_valid() {
+    let text = fs::read_to_string(root().join("docs/scenario.md")).unwrap();
+    let mut seen = 0;
+    for block in text.split("```yaml\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        let Some(path) = block.lines().next().and_then(|line| line.strip_prefix("# ")) else {
+            continue;
+        };
+        if path.starts_with("scenarios/") {
+            Library::load([(PathBuf::from(path), block.to_owned())]).unwrap();
+            seen += 1;
+        } else if path.starts_with("workloads/") {
+            let library = Library::load(yaml_files("scenarios")).unwrap();
+            Workload::load(Path::new(path), block, &library).unwrap();
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 2);
+}
