@@ -47,7 +47,10 @@ impl<'a> Sink<'a> {
         written: &str,
         words: impl IntoIterator<Item = &'w str> + Clone,
     ) {
-        self.report(span, message, word_hint(written, words));
+        // Looking for the nearest word takes time: not for what won't be told.
+        if self.mistakes.borrow().len() < MISTAKES_BOUND {
+            self.report(span, message, word_hint(written, words));
+        }
     }
 
     /// Whether nothing was reported yet.

@@ -320,3 +320,62 @@ fn waivers() {
     };
     insta::assert_snapshot!(answers(&cases, load));
 }
+
+/// A file with most of what the grammar has.
+const FULL: &str = "kind: integration\nsummary: s\nrequires: { modules: [veth], config: [TLS, HZ=250], \
+    memory: 1GiB }\ntimeout: 1m\nsteps:\n  - run: |\n      a\n      b\n    expect: { exit: [0, 4], \
+    stdout: ['a', 'b'] }\n  - background: x\n    ready: { tcp: '127.0.0.1:80', within: 3s }\n  \
+    - measure: pipe\n    batch: 5\n  - write: { path: /x, text: 'é' }\n";
+
+fn load_any(text: &str) {
+    let file = |text: &str| (PathBuf::from("scenarios/integration/x.yaml"), text.to_owned());
+    if let Err(mistakes) = Library::load([file(text)]) {
+        assert!(!mistakes.0.is_empty());
+        let _ = mistakes.to_string();
+    }
+    if let Err(mistakes) = Waivers::load(Path::new("w.yaml"), text) {
+        assert!(!mistakes.0.is_empty());
+    }
+}
+
+#[test]
+fn the_full_file_is_right() {
+    let file = (PathBuf::from("scenarios/integration/x.yaml"), FULL.to_owned());
+    Library::load([file]).unwrap();
+}
+
+#[test]
+fn depth_and_size_are_bounded() {
+    for text in [
+        "[".repeat(100_000),
+        "{a: ".repeat(50_000),
+        "- ".repeat(50_000),
+        (0..5000).map(|depth| format!("{:depth$}a:\n", "")).collect(),
+        "a".repeat(2 << 20),
+        "kind: x\nsteps:\n".to_owned() + &"  - { bad: 1 }\n".repeat(30_000),
+    ] {
+        load_any(&text);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics_or_is_refused_without_a_reason(text in proptest::prelude::any::<String>()) {
+        load_any(&text);
+    }
+
+    #[test]
+    fn no_damage_panics(
+        at in 0..FULL.chars().count(),
+        drop in 0..4_usize,
+        put in "[\\[\\]{}:'\"|>#&*!%@`, \t\n\\-a-z0-9é]{0,3}",
+    ) {
+        let text: String = FULL
+            .chars()
+            .take(at)
+            .chain(put.chars())
+            .chain(FULL.chars().skip(at + drop))
+            .collect();
+        load_any(&text);
+    }
+}
