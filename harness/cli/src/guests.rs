@@ -1,6 +1,7 @@
 //! From references and images to a pool of guests.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 
 use kgate_kernel::Kernel;
@@ -8,7 +9,7 @@ use kgate_model::outcome::Role;
 use kgate_qemu::{AccelChoice, Guests, GuestsConfig, Userland};
 
 use crate::context::{Context, PROGRAMS, available_memory, cpus};
-use crate::error::CommandError;
+use crate::error::{CommandError, at};
 use crate::library::Source;
 
 /// Name of the userland that needs no image.
@@ -34,7 +35,8 @@ pub(crate) fn pool<'a>(
     progress: &mut dyn FnMut(String),
 ) -> Result<Guests, CommandError> {
     let qemu = context.qemu()?;
-    let builder = context.images();
+    fs::create_dir_all(&context.cache).map_err(at(&context.cache))?;
+    let builder = context.images()?;
     let mut userlands = BTreeMap::new();
     for name in images {
         if userlands.contains_key(name) {
@@ -43,8 +45,9 @@ pub(crate) fn pool<'a>(
         let userland = if name == BASE {
             Userland::Base(Arc::new(builder.base_userland()?))
         } else {
+            let recipe = library.recipe(name)?;
             progress(format!("image {name}"));
-            Userland::Image(builder.build(&library.recipe(name)?)?.path)
+            Userland::Image(builder.build(&recipe)?.path)
         };
         userlands.insert(name.to_owned(), userland);
     }
@@ -57,5 +60,6 @@ pub(crate) fn pool<'a>(
         cpus: budget.cpus.unwrap_or_else(cpus),
         // Some of it is the controller's own.
         memory: budget.memory.map_or_else(|| available_memory() / 10 * 9, |mib| mib << 20),
+        memo: context.cache.join("kvm"),
     }))
 }

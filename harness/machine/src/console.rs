@@ -20,6 +20,8 @@ const TAIL: usize = 64 << 10;
 const FILE_LIMIT: u64 = 256 << 20;
 /// Findings of one console that are kept; a machine that oopses in a loop has said enough by then.
 const MAX_FINDINGS: usize = 1000;
+/// Between two reads: a console comes byte by byte, and each read wakes the controller.
+const BATCH: Duration = Duration::from_millis(3);
 /// A console is caught up with when nothing has come for so long.
 const SETTLED: Duration = Duration::from_millis(2);
 
@@ -169,7 +171,10 @@ impl<R: AsyncRead + Unpin> Monitor<R> {
         let mut open = true;
         while open {
             tokio::select! {
-                read = self.stream.read(&mut buffer) => open = self.take(read, &buffer),
+                read = self.stream.read(&mut buffer) => {
+                    open = self.take(read, &buffer);
+                    tokio::time::sleep(BATCH).await;
+                }
                 Some(done) = self.inbox.recv() => {
                     while open {
                         match timeout(SETTLED, self.stream.read(&mut buffer)).await {

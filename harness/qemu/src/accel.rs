@@ -96,6 +96,35 @@ pub(crate) async fn probe_kvm(qemu: &Path) -> Result<(), String> {
     }
 }
 
+/// What was found out about KVM, for this boot of the controller and this emulator.
+pub(crate) struct Memo<'a> {
+    path: &'a Path,
+    /// What the finding holds for.
+    scope: String,
+}
+
+impl<'a> Memo<'a> {
+    pub(crate) fn new(path: &'a Path, qemu_version: &str) -> Self {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { path, scope: format!("{} {qemu_version}", boot.trim()) }
+    }
+
+    /// `Some(None)`: it worked. `Some(Some(why))`: it did not. `None`: not known.
+    pub(crate) fn recall(&self) -> Option<Option<String>> {
+        let text = std::fs::read_to_string(self.path).ok()?;
+        let (scope, why) = text.split_once('\n')?;
+        let why = why.trim();
+        (scope == self.scope).then(|| (!why.is_empty()).then(|| why.to_owned()))
+    }
+
+    /// Remembers it. What can't be written is found out again next time.
+    pub(crate) fn keep(&self, broken: Option<&str>) {
+        let text = format!("{}\n{}\n", self.scope, broken.unwrap_or_default());
+        let beside = self.path.with_extension(std::process::id().to_string());
+        let _ = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, self.path));
+    }
+}
+
 /// `mov dx, 0xf4; mov al, 0x10; out dx, al; hlt` as the first sector of a floppy.
 fn boot_sector() -> std::io::Result<std::os::fd::OwnedFd> {
     let mut floppy = vec![0; 1440 << 10];
@@ -104,4 +133,22 @@ fn boot_sector() -> std::io::Result<std::os::fd::OwnedFd> {
     let mut file = std::fs::File::from(memfd_create("kgate-probe", MemfdFlags::CLOEXEC)?);
     file.write_all(&floppy)?;
     Ok(file.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_holds_for_one_emulator() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kvm");
+        let memo = Memo::new(&path, "QEMU 7.2");
+        assert_eq!(memo.recall(), None);
+        memo.keep(Some("it hangs"));
+        assert_eq!(memo.recall(), Some(Some("it hangs".into())));
+        assert_eq!(Memo::new(&path, "QEMU 10").recall(), None);
+        memo.keep(None);
+        assert_eq!(memo.recall(), Some(None));
+    }
 }

@@ -14,9 +14,11 @@ use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::wire::{Identity, Setup};
 use qapi::futures::{QapiStream, QmpStreamTokio};
 use qapi::qmp;
+use rustix::pipe::PipeFlags;
 use std::collections::BTreeMap;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -81,19 +83,19 @@ impl Guest {
         let broken = |what: &str, error: &dyn std::fmt::Display| {
             BootError::harness(FaultKind::Controller, format!("{what}: {error}"))
         };
-        let sockets = |e: io::Error| broken("no sockets for the guest", &e);
-        let (console_ours, console_theirs) = pair().map_err(sockets)?;
+        let sockets = |e: io::Error| broken("no pipes or sockets for the guest", &e);
+        let (console_read, printed) = printed_pipe().map_err(sockets)?;
+        let (typed, console_write) = typed_pipe().map_err(sockets)?;
         let (agent_ours, agent_theirs) = pair().map_err(sockets)?;
         let (qmp_ours, qmp_theirs) = pair().map_err(sockets)?;
-        spec.console_fd = console_theirs.as_raw_fd();
+        spec.console_fds = (printed.as_raw_fd(), typed.as_raw_fd());
         spec.agent_fd = agent_theirs.as_raw_fd();
         spec.qmp_fd = qmp_theirs.as_raw_fd();
         spec.initrd = format!("/proc/self/fd/{}", initrd.as_raw_fd()).into();
 
-        let (console_read, console_write) = split(console_ours);
         let console = Console::start(console_read, Some(&request.console))
             .map_err(|e| broken(&format!("{}", request.console.display()), &e))?;
-        let inherit = vec![console_theirs, agent_theirs, qmp_theirs, initrd];
+        let inherit = vec![printed, typed, agent_theirs, qmp_theirs, initrd];
         let process = Process::spawn(qemu, &args::arguments(&spec), inherit).map_err(|e| {
             BootError::harness(FaultKind::Emulator, format!("cannot start {}: {e}", qemu.display()))
         })?;
@@ -264,6 +266,18 @@ impl Machine for Guest {
     }
 }
 
+/// A pipe for what the guest prints: our end, its end.
+fn printed_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((pipe::Receiver::from_owned_fd(read)?, write))
+}
+
+/// A pipe for what is typed to the guest: its end, our end.
+fn typed_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((read, pipe::Sender::from_owned_fd(write)?))
+}
+
 fn pair() -> io::Result<(UnixStream, OwnedFd)> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
@@ -275,7 +289,7 @@ struct Supervisor {
     process: Process,
     qmp_socket: UnixStream,
     console: Console,
-    console_write: WriteHalf<UnixStream>,
+    console_write: pipe::Sender,
     end: watch::Sender<Option<End>>,
     expected: bool,
 }
@@ -437,11 +451,7 @@ async fn drain_events(events: &mut Option<Events>, told: &mut Told) {
 
 /// Sysrq over the serial line; a kernel that takes no interrupts gets an NMI, on which it panics
 /// with a backtrace.
-async fn interrogate(
-    qmp: Option<&Qmp>,
-    console_write: &mut WriteHalf<UnixStream>,
-    answer: &mut Answer<'_>,
-) {
+async fn interrogate(qmp: Option<&Qmp>, console_write: &mut pipe::Sender, answer: &mut Answer<'_>) {
     let Some(qmp) = qmp else { return };
     for key in SYSRQ {
         let ask = qmp::chardev_send_break { id: CONSOLE_CHARDEV.into() };

@@ -14,7 +14,7 @@ use kgate_model::outcome::{FaultKind, Role};
 use kgate_model::plan::MachineShape;
 use tokio::sync::Mutex;
 
-use crate::accel::{Accel, AccelChoice, probe_kvm};
+use crate::accel::{Accel, AccelChoice, Memo, probe_kvm};
 use crate::args::GuestSpec;
 use crate::guest::{Guest, Start};
 use crate::kit::{Kit, KitError, Programs, Userland};
@@ -69,6 +69,9 @@ impl Qemu {
             Ok(output) if output.code == Some(0) => {
                 let text = String::from_utf8_lossy(&output.stdout);
                 let version = text.lines().next().unwrap_or_default().trim().to_owned();
+                if !version.starts_with("QEMU emulator") {
+                    return Err(broken(format!("it is no QEMU: --version answers `{version}`")));
+                }
                 Ok(Self { program, version })
             }
             Ok(output) => Err(broken(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
@@ -105,6 +108,8 @@ pub struct GuestsConfig {
     pub cpus: u32,
     /// Memory of the controller that guests may use, in bytes.
     pub memory: u64,
+    /// Where it is remembered whether KVM works, for as long as the controller is up.
+    pub memo: PathBuf,
 }
 
 /// A pool of QEMU guests.
@@ -168,10 +173,21 @@ impl Guests {
                 })?;
                 (Proven { accel: Accel::Kvm, booted: true }, None)
             }
-            AccelChoice::Auto => match kvm().await {
-                Ok(()) => (Proven { accel: Accel::Kvm, booted: false }, None),
-                Err(why) => (Proven { accel: Accel::Tcg, booted: true }, Some(why)),
-            },
+            AccelChoice::Auto => {
+                let memo = Memo::new(&self.config.memo, &self.config.qemu.version);
+                let broken = match memo.recall() {
+                    Some(known) => known,
+                    None => {
+                        let found = kvm().await.err();
+                        memo.keep(found.as_deref());
+                        found
+                    }
+                };
+                match broken {
+                    None => (Proven { accel: Accel::Kvm, booted: false }, None),
+                    Some(why) => (Proven { accel: Accel::Tcg, booted: true }, Some(why)),
+                }
+            }
         };
         self.settled(state, proven, why);
         Ok(proven)
@@ -255,7 +271,7 @@ impl Guests {
             kernel: kernel.image.clone(),
             initrd: PathBuf::new(),
             command_line,
-            console_fd: -1,
+            console_fds: (-1, -1),
             agent_fd: -1,
             qmp_fd: -1,
             disk: kit.disk.clone(),
@@ -317,6 +333,7 @@ impl Pool for Guests {
         match self.start(request, &kit, Accel::Tcg).await {
             Ok(guest) => {
                 let why = format!("a first boot under KVM failed ({kvm}), under TCG it did not");
+                Memo::new(&self.config.memo, &self.config.qemu.version).keep(Some(&why));
                 self.settled(&mut state, Proven { accel: Accel::Tcg, booted: true }, Some(why));
                 Ok(Box::new(guest))
             }
