@@ -24,14 +24,23 @@ const EXIT_CODES: &str = "Exit codes:
   4    infrastructure: kgate, QEMU or this machine failed, which says nothing of a kernel
   130  interrupted";
 
+const COMMON: &str = "Common options";
+
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// When to use colours.
-    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    /// When to use colours: `auto` is on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, default_value = "auto", value_name = "WHEN", help_heading = COMMON)]
     pub(crate) color: ColorWhen,
-    /// Directory for kernels, packages and images that were fetched or built.
-    #[arg(long, global = true, env = "KGATE_CACHE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    /// Directory for kernels, packages and images that were fetched or built; ~/.cache/kgate by default.
+    #[arg(
+        long,
+        global = true,
+        env = "KGATE_CACHE",
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        help_heading = COMMON
+    )]
     pub(crate) cache: Option<PathBuf>,
     /// The emulator.
     #[arg(
@@ -39,7 +48,8 @@ pub(crate) struct Global {
         global = true,
         env = "KGATE_QEMU",
         default_value = "qemu-system-x86_64",
-        value_name = "PROGRAM"
+        value_name = "PROGRAM",
+        help_heading = COMMON
     )]
     pub(crate) qemu: PathBuf,
 }
@@ -47,11 +57,8 @@ pub(crate) struct Global {
 /// When to use colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ColorWhen {
-    /// On a terminal, unless NO_COLOR is set.
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 
@@ -253,7 +260,7 @@ pub(crate) struct BootArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) console: Option<PathBuf>,
     /// The command and its arguments; a shell on your terminal without one.
-    #[arg(last = true)]
+    #[arg(last = true, value_name = "COMMAND")]
     pub(crate) argv: Vec<String>,
 }
 
@@ -286,7 +293,7 @@ pub(crate) struct MergeArgs {
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) into: PathBuf,
     /// The run directories of the partitions.
-    #[arg(required = true, value_hint = ValueHint::DirPath)]
+    #[arg(required = true, value_name = "PART", value_hint = ValueHint::DirPath)]
     pub(crate) parts: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
@@ -308,7 +315,7 @@ pub(crate) enum ScenarioCommand {
         #[command(flatten)]
         library: LibraryArgs,
         /// Files to check.
-        #[arg(value_hint = ValueHint::FilePath)]
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
         files: Vec<PathBuf>,
     },
 }

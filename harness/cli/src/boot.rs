@@ -1,4 +1,6 @@
-//! `kgate boot`: one kernel, a command or a shell.
+//! `kgate boot`: one kernel, a command, a shell or a scenario.
+
+mod scenario;
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Read, Write};
@@ -37,6 +39,9 @@ pub(crate) fn boot(context: &Context, args: BootArgs) -> Result<ExitCode, Comman
 
 async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError> {
     let mut signals = watch_signals()?;
+    if let Some(id) = &args.scenario {
+        return scenario::run(context, &args, id, signals).await;
+    }
     let interactive = args.argv.is_empty();
     if interactive && !(io::stdin().is_terminal() && io::stdout().is_terminal()) {
         return Err(CommandError::usage("there is no terminal for a shell")

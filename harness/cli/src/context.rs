@@ -1,7 +1,7 @@
 //! What a command knows of its surroundings: the only place that looks at environment and clock.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use jiff::Zoned;
@@ -19,7 +19,7 @@ pub(crate) const PROGRAMS: Programs =
 
 /// Surroundings of a command.
 pub(crate) struct Context {
-    pub(crate) cache: PathBuf,
+    cache: Option<PathBuf>,
     pub(crate) qemu: PathBuf,
     /// Colours on standard output.
     pub(crate) colour: bool,
@@ -27,7 +27,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(global: Global) -> Result<Self, CommandError> {
+    pub(crate) fn new(global: Global) -> Self {
         let choice = match global.color {
             ColorWhen::Auto => anstream::ColorChoice::Auto,
             ColorWhen::Always => anstream::ColorChoice::Always,
@@ -39,23 +39,30 @@ impl Context {
             anstream::ColorChoice::Auto => std::io::stdout().is_terminal(),
             _ => true,
         };
-        let cache = match global.cache {
-            Some(cache) => cache,
-            None => default_cache()?,
-        };
-        Ok(Self { cache, qemu: global.qemu, colour, host: LocalHost })
+        let cache = global.cache.or_else(default_cache);
+        Self { cache, qemu: global.qemu, colour, host: LocalHost }
+    }
+
+    /// Where kernels, packages and images are kept. Commands without any do without it.
+    pub(crate) fn cache(&self) -> Result<&Path, CommandError> {
+        self.cache.as_deref().ok_or_else(|| {
+            CommandError::usage(
+                "there is no place for a cache: neither XDG_CACHE_HOME nor HOME is set",
+            )
+            .hint("name one with --cache DIR or KGATE_CACHE")
+        })
     }
 
     /// Resolves a kernel reference as the user wrote it.
     pub(crate) fn kernel(&self, reference: &str) -> Result<Kernel, CommandError> {
         let reference = Reference::parse(reference)?;
-        let resolver = Resolver { cache_dir: self.cache.clone(), host: &self.host };
+        let resolver = Resolver { cache_dir: self.cache()?.to_owned(), host: &self.host };
         Ok(resolver.resolve(&reference)?)
     }
 
     /// The builder of images.
-    pub(crate) fn images(&self) -> Builder<'_> {
-        Builder::new(&self.cache, &self.host)
+    pub(crate) fn images(&self) -> Result<Builder<'_>, CommandError> {
+        Ok(Builder::new(self.cache()?, &self.host))
     }
 
     /// The emulator on this machine.
@@ -74,15 +81,9 @@ impl From<AccelArg> for AccelChoice {
     }
 }
 
-fn default_cache() -> Result<PathBuf, CommandError> {
+fn default_cache() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    set("XDG_CACHE_HOME")
-        .or_else(|| Some(set("HOME")?.join(".cache")))
-        .map(|dir| dir.join("kgate"))
-        .ok_or_else(|| {
-            CommandError::usage("neither XDG_CACHE_HOME nor HOME is set")
-                .hint("say where fetched kernels go with --cache DIR")
-        })
+    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache"))).map(|dir| dir.join("kgate"))
 }
 
 /// CPUs that this process may use.

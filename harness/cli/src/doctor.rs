@@ -31,7 +31,7 @@ pub(crate) fn doctor(context: &Context) -> Result<ExitCode, CommandError> {
         ("kvm", runtime.block_on(check_kvm(qemu.as_ref().ok()))),
         ("memory", check_memory()),
         ("cpus", Yes(cpus().to_string())),
-        ("cache", check_cache(&context.cache)),
+        ("cache", check_cache(context)),
         ("busybox", check_busybox(context)),
         ("apt", check_apt(context)),
         ("kernels", check_kernels(context)),
@@ -62,7 +62,7 @@ pub(crate) fn doctor(context: &Context) -> Result<ExitCode, CommandError> {
 fn check_qemu(qemu: Result<&Qemu, &CommandError>) -> Found {
     match qemu {
         Ok(qemu) => Yes(qemu.version.clone()),
-        Err(error) => No(error.to_string().lines().next().unwrap_or_default().to_owned()),
+        Err(error) => No(error.first_line()),
     }
 }
 
@@ -80,7 +80,11 @@ fn check_memory() -> Found {
     if mib < 700 { No(format!("{text}; one small guest needs about 700")) } else { Yes(text) }
 }
 
-fn check_cache(cache: &Path) -> Found {
+fn check_cache(context: &Context) -> Found {
+    let cache = match context.cache() {
+        Ok(cache) => cache,
+        Err(error) => return No(error.first_line()),
+    };
     match std::fs::create_dir_all(cache).and_then(|()| tempfile(cache)) {
         Ok(()) => Yes(cache.display().to_string()),
         Err(error) => No(format!("{}: {error}; choose another with --cache", cache.display())),
@@ -94,7 +98,11 @@ fn tempfile(dir: &Path) -> std::io::Result<()> {
 }
 
 fn check_busybox(context: &Context) -> Found {
-    match context.images().base_userland() {
+    let images = match context.images() {
+        Ok(images) => images,
+        Err(error) => return No(error.first_line()),
+    };
+    match images.base_userland() {
         Ok(busybox) => {
             Yes(format!("{} ({} applets)", busybox.path.display(), busybox.applets.len()))
         }

@@ -53,6 +53,17 @@ impl CommandError {
         self
     }
 
+    /// Says where it happened.
+    pub(crate) fn within(mut self, place: &str) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// What happened, without what to do next.
+    pub(crate) fn first_line(&self) -> String {
+        self.message.lines().next().unwrap_or_default().to_owned()
+    }
+
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)
@@ -71,7 +82,10 @@ impl fmt::Display for CommandError {
 
 impl From<KernelError> for CommandError {
     fn from(error: KernelError) -> Self {
-        if error.is_infrastructure() {
+        if matches!(error, KernelError::NotOffered { .. }) {
+            Self::usage(error.to_string())
+                .hint("`kgate kernel list` shows the kernels that apt offers")
+        } else if error.is_infrastructure() {
             Self::infrastructure(error.to_string())
         } else {
             Self::usage(error.to_string())
@@ -123,9 +137,7 @@ impl From<BootError> for CommandError {
 impl From<RunError> for CommandError {
     fn from(error: RunError) -> Self {
         match &error {
-            RunError::RunDir(RunDirError::Io { source, .. })
-                if source.kind() != io::ErrorKind::NotFound =>
-            {
+            RunError::RunDir(RunDirError::Io { source, .. }) if !is_mistake(source) => {
                 Self::infrastructure(error.to_string())
             }
             _ => Self::usage(error.to_string()),
@@ -139,13 +151,26 @@ impl From<io::Error> for CommandError {
     }
 }
 
+/// Whether the wrong path was named, rather than something of the machine's failed.
+fn is_mistake(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), AlreadyExists | IsADirectory | NotADirectory | NotFound)
+}
+
 /// Puts the file's name before what the operating system answered.
 pub(crate) fn at(path: &std::path::Path) -> impl FnOnce(io::Error) -> CommandError {
     let path = path.display().to_string();
-    move |error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
-            CommandError::usage(format!("{path}: {error}"))
-        }
-        _ => CommandError::infrastructure(format!("{path}: {error}")),
+    move |error| {
+        let mistake = match error.kind() {
+            io::ErrorKind::NotFound => "no such file or directory",
+            io::ErrorKind::IsADirectory => "a directory, where a file is needed",
+            // A directory that was to be made, and is something else.
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                "a file, where a directory is needed"
+            }
+            io::ErrorKind::PermissionDenied => "you have no permission",
+            _ => return CommandError::infrastructure(format!("{path}: {error}")),
+        };
+        CommandError::usage(format!("{path}: {mistake}"))
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn pool<'a>(
     progress: &mut dyn FnMut(String),
 ) -> Result<Guests, CommandError> {
     let qemu = context.qemu()?;
-    fs::create_dir_all(&context.cache).map_err(at(&context.cache))?;
+    fs::create_dir_all(context.cache()?).map_err(at(context.cache()?))?;
     let builder = context.images()?;
     let mut userlands = BTreeMap::new();
     for name in images {
@@ -60,6 +60,6 @@ pub(crate) fn pool<'a>(
         cpus: budget.cpus.unwrap_or_else(cpus),
         // Some of it is the controller's own.
         memory: budget.memory.map_or_else(|| available_memory() / 10 * 9, |mib| mib << 20),
-        memo: context.cache.join("kvm"),
+        memo: context.cache()?.join("kvm"),
     }))
 }

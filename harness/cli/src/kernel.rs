@@ -51,9 +51,9 @@ fn list(context: &Context, flavour: &str, pair: bool) -> Result<(), CommandError
     if pair {
         let (older, newer) = apt::pair(&kernels).ok_or_else(|| {
             CommandError::infrastructure(format!(
-                "apt offers no two releases of one branch for {flavour}"
+                "apt offers no two releases of one branch of flavour `{flavour}`"
             ))
-            .hint("`apt-get update` may help")
+            .hint("Debian's flavours are cloud-amd64, amd64 and rt-amd64; `apt-get update` refreshes what apt knows")
         })?;
         anstream::println!("{}\n{}", older.reference(), newer.reference());
         return Ok(());

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kgate_image::Recipe;
-use kgate_scenario::{Library, Workload};
+use kgate_scenario::{Library, Scenario, Workload};
 
 use crate::args::LibraryArgs;
 use crate::error::{CommandError, at};
+use crate::guests::BASE;
 
 /// Path below the project's root, and content.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/library.rs"));
@@ -79,6 +80,17 @@ impl Source {
                     .hint(format!("there are base, {}", known.join(", "))))
             }
         }
+    }
+
+    /// Refuses scenarios on images that there are none of, before anything is fetched or booted.
+    pub(crate) fn check_images<'a>(
+        &self,
+        scenarios: impl IntoIterator<Item = &'a Scenario>,
+    ) -> Result<(), CommandError> {
+        for scenario in scenarios.into_iter().filter(|scenario| scenario.image != BASE) {
+            self.recipe(&scenario.image).map_err(|error| error.within(scenario.id.as_str()))?;
+        }
+        Ok(())
     }
 
     /// The library's `.yaml` files below `part`, sorted.

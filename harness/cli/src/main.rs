@@ -27,7 +27,7 @@ use crate::error::CommandError;
 
 fn main() -> ExitCode {
     let Cli { command, global } = Cli::parse();
-    match Context::new(global).and_then(|context| dispatch(&context, command)) {
+    match dispatch(&Context::new(global), command) {
         Ok(code) => code,
         Err(error) => {
             anstream::eprintln!("kgate: {error}");

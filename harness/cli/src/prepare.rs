@@ -30,13 +30,18 @@ impl Prepared {
         subjects: &Subjects,
         progress: &mut dyn FnMut(String),
     ) -> Result<Self, CommandError> {
-        let (Some(baseline), Some(candidate)) = (&subjects.baseline, &subjects.candidate) else {
-            return Err(CommandError::usage("--baseline and --candidate name the two kernels")
-                .hint("`kgate kernel list` shows what apt offers"));
+        let needed = |kernel: &'_ Option<String>, what: &str| {
+            kernel.clone().ok_or_else(|| {
+                CommandError::usage(format!("{what} is missing"))
+                    .hint("`kgate kernel list` shows the kernels that apt offers")
+            })
         };
+        let baseline = needed(&subjects.baseline, "--baseline KERNEL, the kernel in production,")?;
+        let candidate =
+            needed(&subjects.candidate, "--candidate KERNEL, which should replace the baseline,")?;
         let library = Source::new(&subjects.library)?;
         let inputs = inputs(&library, subjects)?;
-        let kernels = kernels(context, baseline, candidate, progress)?;
+        let kernels = kernels(context, &baseline, &candidate, progress)?;
         Ok(Self { inputs, library, kernels })
     }
 
@@ -90,6 +95,7 @@ fn inputs(library: &Source, subjects: &Subjects) -> Result<Inputs, CommandError>
             one.boots = boots;
         }
     }
+    library.check_images(selected.iter().map(|s| &s.scenario))?;
     let (policy, waivers) = rules(&subjects.rules, &workload.policy, &selected)?;
     Ok(Inputs { workload, policy, selected, waivers })
 }
@@ -112,7 +118,7 @@ pub(crate) fn rules(
 }
 
 /// What kernels that are at hand can do.
-struct Known<'a>(&'a BTreeMap<Role, Kernel>);
+pub(crate) struct Known<'a>(pub(crate) &'a BTreeMap<Role, Kernel>);
 
 impl Capabilities for Known<'_> {
     fn config(&self, role: Role, option: &str) -> Option<String> {

@@ -79,6 +79,7 @@ pub(crate) fn decide(
     replace: Option<&Rules>,
     outputs: &Outputs,
 ) -> Result<ExitCode, CommandError> {
+    check(outputs)?;
     let record = dir.record().map_err(RunError::from)?;
     let planned = dir.inputs();
     let (mut policy, mut waivers) = (planned.policy.clone(), planned.waivers.clone());
@@ -103,6 +104,20 @@ pub(crate) fn decide(
     anstream::println!("{text}");
     write_all(&report, dir, outputs)?;
     Ok(ExitCode::from(assessment.verdict.exit_code()))
+}
+
+/// Checks before the work that reports can be where they are asked for, and makes the directories.
+pub(crate) fn check(outputs: &Outputs) -> Result<(), CommandError> {
+    let Outputs { junit, json, markdown } = outputs;
+    for path in [junit, json, markdown].into_iter().flatten() {
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::create_dir_all(parent).map_err(at(parent))?;
+        }
+        if path.is_dir() {
+            return Err(at(path)(io::ErrorKind::IsADirectory.into()));
+        }
+    }
+    Ok(())
 }
 
 fn write_all(report: &Report<'_>, dir: &RunDir, outputs: &Outputs) -> Result<(), CommandError> {
@@ -132,9 +147,6 @@ fn write(
     if fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         let mut file = File::options().write(true).open(path).map_err(at(path))?;
         return content(&mut file).map_err(at(path));
-    }
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).map_err(at(parent))?;
     }
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");

@@ -1,6 +1,7 @@
 //! `kgate run` and `kgate plan`.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,21 +9,26 @@ use kgate_model::journal::Event;
 use kgate_model::outcome::Role;
 use kgate_model::plan::Plan;
 use kgate_qemu::Guests;
-use kgate_runner::{RunDir, RunEnd};
+use kgate_runner::{RunDir, RunDirError, RunEnd, RunError};
 use tokio::sync::watch;
 
 use crate::args::{PlanArgs, RunArgs, Subjects};
 use crate::context::{Context, now};
-use crate::error::{CommandError, PROMOTE};
+use crate::error::{CommandError, PROMOTE, at};
 use crate::guests::{self, Budget};
 use crate::library::Source;
 use crate::prepare::{self, Prepared};
 use crate::reports::{self, Live};
 use crate::signals::watch_signals;
 
+/// What to do about a kernel that a run was planned with and that is gone.
+const PLANNED_WITH: &str = "the run can only go on with the kernel that it was planned with; \
+    relative paths are those from where it was started";
+
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    reports::check(&args.outputs)?;
     runtime.block_on(async {
         let signals = watch_signals()?;
         let budget = Budget {
@@ -47,6 +53,17 @@ struct Run {
 
 impl Run {
     fn planned(context: &Context, args: &RunArgs, budget: Budget) -> Result<Self, CommandError> {
+        let path = args.dir.clone().unwrap_or_else(default_dir);
+        // Kernels and images may take minutes: what can be refused before is.
+        if path.exists() && !path.is_dir() {
+            return Err(at(&path)(io::ErrorKind::NotADirectory.into()));
+        }
+        if path
+            .read_dir()
+            .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() != "lock")))
+        {
+            return Err(RunError::from(RunDirError::Occupied(path)).into());
+        }
         let prepared = Prepared::new(context, &args.subjects, &mut announce)?;
         let (partition, partitions) = match args.partition {
             Some((i, n)) => (Some(i), n),
@@ -54,9 +71,7 @@ impl Run {
         };
         let plan = prepared.plan(partitions);
         let pool = pool(context, &prepared.library, prepared.kernels, &plan, budget)?;
-        let path = args.dir.clone().unwrap_or_else(default_dir);
-        let dir =
-            RunDir::create(&path, plan, prepared.inputs).map_err(kgate_runner::RunError::from)?;
+        let dir = RunDir::create(&path, plan, prepared.inputs).map_err(RunError::from)?;
         Ok(Self { dir, pool, partition })
     }
 
@@ -72,16 +87,17 @@ impl Run {
             ))
             .hint("`kgate compare DIR` decides again by another policy or with other waivers"));
         }
-        let open = |path| RunDir::open(path).map_err(kgate_runner::RunError::from);
+        let open = |path| RunDir::open(path).map_err(RunError::from);
         let dir = open(path)?;
         let plan = dir.plan();
         let (baseline, candidate) = (&plan.baseline.reference, &plan.candidate.reference);
-        let kernels = prepare::kernels(context, baseline, candidate, &mut announce)?;
+        let kernels = prepare::kernels(context, baseline, candidate, &mut announce)
+            .map_err(|error| error.hint(PLANNED_WITH))?;
         dir.check_kernels(&kernels[&Role::Baseline].record(), &kernels[&Role::Candidate].record())
-            .map_err(kgate_runner::RunError::from)?;
+            .map_err(RunError::from)?;
         let partition = dir
             .entries()
-            .map_err(kgate_runner::RunError::from)?
+            .map_err(RunError::from)?
             .into_iter()
             .find_map(|entry| match entry.event {
                 Event::RunStarted { partition, .. } => Some(partition),
@@ -105,7 +121,7 @@ impl Run {
         };
         // KVM that was asked for and can't be used is told before anything is started.
         pool.settle_accel().await?;
-        let record = dir.record().map_err(kgate_runner::RunError::from)?;
+        let record = dir.record().map_err(RunError::from)?;
         let mut live = Live::new(&record, context.colour);
         let mut observe = |entry: &_| live.take(entry);
         let end = kgate_runner::run(&dir, &pool, partition, &mut observe, cancel).await?;

@@ -49,6 +49,7 @@ fn check(source: &Source, files: &[PathBuf]) -> Result<(), CommandError> {
     if files.is_empty() {
         let library = source.scenarios()?;
         scenarios = library.iter().count();
+        source.check_images(library.iter())?;
         for (path, text) in source.profiles()? {
             workloads += 1;
             note(Workload::load(&path, &text, &library).map(drop));

@@ -123,8 +123,15 @@ pub(crate) fn fetch(
         }
     }
     let spec = version.map_or(name.to_owned(), |version| format!("{name}={version}"));
-    let offer =
-        run(host, HostCommand::new("apt-get", ASK).args(["download", "--print-uris", &spec]))?;
+    let ask = HostCommand::new("apt-get", ASK).args(["download", "--print-uris", &spec]);
+    let offer = run(host, ask).map_err(|error| match error {
+        KernelError::Host { detail, .. } if is_unknown(&detail) => {
+            // What else it says, of globs and regular expressions, is not about this.
+            let detail = detail.split("; ").next().unwrap_or_default().to_owned();
+            KernelError::NotOffered { package: spec.clone(), detail }
+        }
+        other => other,
+    })?;
     let Some(offer) = offer.lines().find_map(Offer::parse) else {
         return Err(KernelError::Host {
             what: format!("apt-get download --print-uris {spec}"),
@@ -218,12 +225,12 @@ fn run(host: &dyn Host, mut command: HostCommand) -> Result<String, KernelError>
         [] => output.code.map_or("killed".to_owned(), |code| format!("exit code {code}")),
         errors => errors.join("; "),
     };
-    let unknown = detail.contains("Unable to locate") || detail.contains("was not found");
-    let advice = match unknown {
-        true => "; check the name with apt-cache search linux-image, or run apt-get update as root",
-        false => "",
-    };
-    Err(KernelError::Host { what, detail, advice: advice.to_owned() })
+    Err(KernelError::Host { what, detail, advice: String::new() })
+}
+
+/// Whether apt says that it has no such package, or not in this version.
+fn is_unknown(detail: &str) -> bool {
+    detail.contains("Unable to locate") || detail.contains("was not found")
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub enum KernelError {
         path: PathBuf,
     },
     /// The operating system refused to read or write.
-    #[error("cannot {doing} {}: {source}{}", path.display(), io_advice(source))]
+    #[error("cannot {doing} {}: {source}{}", path.display(), io_advice(doing, source))]
     Io {
         /// The action, such as `read`.
         doing: &'static str,
@@ -172,6 +172,17 @@ pub enum KernelError {
         /// The kernel's release.
         release: String,
     },
+    /// apt knows no such package, or not in this version.
+    #[error(
+        "apt offers no {package}: {detail}; \
+        choose another, or refresh its lists with apt-get update as root"
+    )]
+    NotOffered {
+        /// Package, with its version where one was asked for.
+        package: String,
+        /// What apt said.
+        detail: String,
+    },
     /// A package manager or host program failed; not the kernel's fault.
     #[error("{what}: {detail}{advice}")]
     Host {
@@ -232,12 +243,16 @@ impl KernelError {
     }
 }
 
-fn io_advice(source: &io::Error) -> &'static str {
+fn io_advice(doing: &str, source: &io::Error) -> &'static str {
+    use io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem, StorageFull};
     match source.kind() {
-        io::ErrorKind::PermissionDenied => {
+        PermissionDenied if doing == "read" => {
             "; run as a user who may read it, or copy it where you can"
         }
-        io::ErrorKind::StorageFull => "; make room or choose another cache directory",
+        StorageFull => "; make room or choose another cache directory",
+        NotADirectory | PermissionDenied | ReadOnlyFilesystem if doing != "read" => {
+            "; choose another cache directory"
+        }
         _ => "",
     }
 }
