@@ -17,4 +17,4 @@ mod vitals;
 pub use merge::{MergeError, merge};
 pub use plan::{Capabilities, Inputs, differences, make_plan};
 pub use run::{RunEnd, RunError, run};
-pub use rundir::{Journal, RunDir, RunDirError};
+pub use rundir::{Journal, RunDir, RunDirError, trial_log};

@@ -405,7 +405,7 @@ pub(crate) fn kernel_log(boot: &str, attempt: u32) -> String {
 }
 
 /// Below the run directory: the output of a trial's steps.
-pub(crate) fn trial_log(trial: &str) -> String {
+pub fn trial_log(trial: &str) -> String {
     format!("logs/{trial}.log")
 }
 
