@@ -49,10 +49,7 @@ pub(crate) async fn run_boot(context: &Context<'_>, job: Job<'_>) -> Result<(), 
         }
         let fault = match end {
             AttemptEnd::Ran => continue,
-            AttemptEnd::Died(fault) if used < most => {
-                drop(fault);
-                continue;
-            }
+            AttemptEnd::Died(_) if used < most => continue,
             AttemptEnd::Died(fault) => fault,
             AttemptEnd::NotReady(fault) => {
                 // Ours may pass; the kernel's would come again.

@@ -139,9 +139,19 @@ impl RunDir {
             let kgate = versions["kgate"].as_str().unwrap_or("of an unknown version").to_owned();
             return Err(RunDirError::Format { path: path.to_owned(), theirs, kgate });
         }
+        let plan: Plan = read_whole(&path.join(PLAN))?;
+        let leads_out = |id: &&String| !is_relative(id);
+        let bad = plan.boots.iter().map(|boot| &boot.id).find(leads_out);
+        if let Some(id) = bad.or_else(|| plan.trials().map(|(_, t)| &t.id).find(leads_out)) {
+            return Err(RunDirError::Malformed {
+                path: path.join(PLAN),
+                line: 1,
+                reason: format!("the id {id:?} leads out of it"),
+            });
+        }
         Ok(Self {
             path: path.to_owned(),
-            plan: read_whole(&path.join(PLAN))?,
+            plan,
             inputs: Inputs {
                 workload: read_whole(&path.join(WORKLOAD))?,
                 policy: read_whole(&path.join(POLICY))?,
@@ -317,6 +327,11 @@ impl Journal {
             RunDirError::io("write", &self.path)(error)
         })
     }
+}
+
+/// Whether an id, which names files, stays below the directory it is put under.
+fn is_relative(id: &str) -> bool {
+    !id.contains('\0') && !id.split('/').any(|part| matches!(part, "" | "." | ".."))
 }
 
 fn torn_note(bytes: usize) -> Event {
@@ -507,6 +522,13 @@ mod tests {
         insta::assert_snapshot!(message(&dir.entries().unwrap_err(), &temp), @"DIR/run/journal.jsonl:2: the run directory is damaged: not an entry of a journal: missing field `event` at line 1 column 8; what it knew is lost, start a new run");
         fs::write(path.join(JOURNAL), [b'\n'; 3]).unwrap();
         insta::assert_snapshot!(message(&dir.record().unwrap_err(), &temp), @"DIR/run/journal.jsonl:1: the run directory is damaged: not an entry of a journal: EOF while parsing a value at line 2 column 0; what it knew is lost, start a new run");
+        let plan = fs::read_to_string(path.join(PLAN)).unwrap();
+        let boot = r#""boots": [{ "id": "../x", "role": "baseline", "number": 1, "image": "base",
+            "shape": { "cpus": 1, "memory": 1, "cpu_model": null, "kernel_args": [],
+            "network": false }, "exclusive": false, "partition": 1, "trials": [] }]"#;
+        fs::write(path.join(PLAN), plan.replace("\"boots\": []", boot)).unwrap();
+        insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @r#"DIR/run/plan.json:1: the run directory is damaged: the id "../x" leads out of it; what it knew is lost, start a new run"#);
+        fs::write(path.join(PLAN), plan).unwrap();
         fs::write(path.join(POLICY), "{ \"boots\": \"many\" }").unwrap();
         insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @r#"DIR/run/inputs/policy.json:1: the run directory is damaged: invalid type: string "many", expected u32 at line 1 column 17; what it knew is lost, start a new run"#);
         fs::write(path.join(PLAN), "{ \"format\": 9, \"kgate\": \"3.0.0\" }").unwrap();

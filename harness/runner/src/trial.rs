@@ -119,7 +119,7 @@ pub(crate) async fn run(
         _ if loss.is_some() => None,
         (Some(finding), _) => Some(Fault::kernel(FaultKind::Finding, finding.title.clone())),
         (None, Some(after)) if outcome == Outcome::Passed => {
-            tainted(scenario, state.taint, after.taint, !found.is_empty())
+            tainted(scenario.allow_taint, state.taint, after.taint, !found.is_empty())
         }
         _ => None,
     };
@@ -162,10 +162,10 @@ const EXPLAINED: u64 = 1 << 7 | 1 << 9 | 1 << 14;
 const TAINTS: &str = "PFSRMBUDAWCIOELKXTN";
 
 /// What is wrong when the kernel became tainted and the scenario doesn't allow it. A scenario that
-/// was allowed to provoke a message was allowed the taint that comes with it.
-fn tainted(scenario: &Scenario, before: u64, after: u64, found: bool) -> Option<Fault> {
+/// was allowed to provoke what was found was allowed the taint that comes with it.
+fn tainted(allowed: bool, before: u64, after: u64, found: bool) -> Option<Fault> {
     let new = after & !before & if found { !EXPLAINED } else { !0 };
-    if new == 0 || scenario.allow_taint {
+    if new == 0 || allowed {
         return None;
     }
     let letters: String =
@@ -216,5 +216,27 @@ impl Log {
     fn check(&self) -> Result<(), Stop> {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         log.error.as_ref().map_or(Ok(()), |error| Err(disk(&log.path, error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tainted;
+
+    #[test]
+    fn new_taint_is_a_fault_unless_it_is_allowed_or_explained() {
+        let say = |allowed, before, after, found| {
+            tainted(allowed, before, after, found).map(|fault| fault.message)
+        };
+        let warned = 1 << 9;
+        let foreign = 1 << 12 | 1 << 13;
+        assert_eq!(say(false, 0, 0, false), None);
+        assert_eq!(say(false, warned, warned, false), None);
+        assert_eq!(say(true, 0, warned, false), None);
+        assert_eq!(say(false, 0, warned, true), None);
+        let message = "the kernel became tainted: W (512)";
+        assert_eq!(say(false, foreign, foreign | warned, false).as_deref(), Some(message));
+        let message = "the kernel became tainted: OE (12288)";
+        assert_eq!(say(false, 0, foreign | warned, true).as_deref(), Some(message));
     }
 }
