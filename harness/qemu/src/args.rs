@@ -29,8 +29,8 @@ pub struct GuestSpec {
     pub initrd: PathBuf,
     /// The kernel's command line.
     pub command_line: String,
-    /// Descriptors of the console's pipes: what the guest prints, what is typed to it.
-    pub console_fds: (i32, i32),
+    /// Descriptor of the pipe for what the guest prints.
+    pub console_fd: i32,
     /// Descriptor of the agent's socket.
     pub agent_fd: i32,
     /// Descriptor of the QMP socket.
@@ -68,13 +68,8 @@ pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     add("-m", &format!("{}M", spec.memory_mib));
     // QEMU writes a console byte by byte: a pipe packs them into pages, where a socket's buffer would
     // be full after some hundred of them and hold the guest up.
-    let (printed, typed) = spec.console_fds;
-    add(
-        "-chardev",
-        &format!(
-            "file,id={CONSOLE_CHARDEV},path=/proc/self/fd/{printed},input-path=/proc/self/fd/{typed}"
-        ),
-    );
+    let console = spec.console_fd;
+    add("-chardev", &format!("file,id={CONSOLE_CHARDEV},path=/proc/self/fd/{console}"));
     for (id, fd) in [("agent", spec.agent_fd), ("qmp", spec.qmp_fd)] {
         add("-chardev", &format!("socket,id={id},fd={fd}"));
     }
@@ -119,7 +114,7 @@ mod tests {
             kernel: "/boot/vmlinuz".into(),
             initrd: "/proc/self/fd/9".into(),
             command_line: "console=ttyS0 panic=-1".into(),
-            console_fds: (5, 6),
+            console_fd: 6,
             agent_fd: 7,
             qmp_fd: 8,
             disk: None,

@@ -88,7 +88,16 @@ impl Guest {
         let (typed, console_write) = typed_pipe().map_err(sockets)?;
         let (agent_ours, agent_theirs) = pair().map_err(sockets)?;
         let (qmp_ours, qmp_theirs) = pair().map_err(sockets)?;
-        spec.console_fds = (printed.as_raw_fd(), typed.as_raw_fd());
+        spec.console_fd = printed.as_raw_fd();
+        let keyboard = Keyboard {
+            chardev: qmp::ChardevFile {
+                base: qmp::ChardevCommon { logfile: None, logappend: None },
+                append: Some(true),
+                in_: Some(format!("/proc/self/fd/{}", typed.as_raw_fd())),
+                out: format!("/proc/self/fd/{}", printed.as_raw_fd()),
+            },
+            keys: console_write,
+        };
         spec.agent_fd = agent_theirs.as_raw_fd();
         spec.qmp_fd = qmp_theirs.as_raw_fd();
         spec.initrd = format!("/proc/self/fd/{}", initrd.as_raw_fd()).into();
@@ -107,7 +116,7 @@ impl Guest {
             process,
             qmp_socket: qmp_ours,
             console: console.clone(),
-            console_write,
+            keyboard,
             end: end_sender,
             expected: false,
         };
@@ -284,12 +293,19 @@ fn pair() -> io::Result<(UnixStream, OwnedFd)> {
     Ok((UnixStream::from_std(ours)?, theirs.into()))
 }
 
+/// How to type on a guest's console. QEMU's command line can give a file-like console no input; QMP
+/// can, when there is something to type.
+struct Keyboard {
+    chardev: qmp::ChardevFile,
+    keys: pipe::Sender,
+}
+
 /// Owns the process and learns how it ends.
 struct Supervisor {
     process: Process,
     qmp_socket: UnixStream,
     console: Console,
-    console_write: pipe::Sender,
+    keyboard: Keyboard,
     end: watch::Sender<Option<End>>,
     expected: bool,
 }
@@ -351,7 +367,7 @@ impl Supervisor {
                     Some(Command::Diagnose(done)) => {
                         let mut answer = Answer::after(&self.console).await;
                         let asking =
-                            interrogate(qmp.as_ref(), &mut self.console_write, &mut answer);
+                            interrogate(qmp.as_ref(), &mut self.keyboard, &mut answer);
                         tokio::select! {
                             () = asking => {}
                             () = drain_events(&mut events, &mut told) => {}
@@ -451,8 +467,15 @@ async fn drain_events(events: &mut Option<Events>, told: &mut Told) {
 
 /// Sysrq over the serial line; a kernel that takes no interrupts gets an NMI, on which it panics
 /// with a backtrace.
-async fn interrogate(qmp: Option<&Qmp>, console_write: &mut pipe::Sender, answer: &mut Answer<'_>) {
+async fn interrogate(qmp: Option<&Qmp>, keyboard: &mut Keyboard, answer: &mut Answer<'_>) {
     let Some(qmp) = qmp else { return };
+    let attach = qmp::chardev_change {
+        id: CONSOLE_CHARDEV.into(),
+        backend: qmp::ChardevBackend::file(keyboard.chardev.clone().into()),
+    };
+    if qmp.execute(attach).await.is_err() {
+        return;
+    }
     for key in SYSRQ {
         let ask = qmp::chardev_send_break { id: CONSOLE_CHARDEV.into() };
         if qmp.execute(ask).await.is_err() {
@@ -460,7 +483,7 @@ async fn interrogate(qmp: Option<&Qmp>, console_write: &mut pipe::Sender, answer
         }
         // The break has to reach the kernel before the key does.
         sleep(Duration::from_millis(20)).await;
-        let _ = console_write.write_all(&[key]).await;
+        let _ = keyboard.keys.write_all(&[key]).await;
         answer.console.quiet(SYSRQ_IDLE, SYSRQ_LONGEST).await;
         answer.take().await;
         if answer.text.is_empty() {

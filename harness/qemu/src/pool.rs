@@ -271,7 +271,7 @@ impl Guests {
             kernel: kernel.image.clone(),
             initrd: PathBuf::new(),
             command_line,
-            console_fds: (-1, -1),
+            console_fd: -1,
             agent_fd: -1,
             qmp_fd: -1,
             disk: kit.disk.clone(),
