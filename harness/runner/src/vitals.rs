@@ -151,7 +151,15 @@ impl Vitals {
             Lost::Silent => {
                 self.console.settle().await;
                 let findings = self.console.findings(0).len();
-                let text = timeout(DIAGNOSE, machine.diagnose()).await.unwrap_or_default();
+                let Ok(text) = timeout(DIAGNOSE, machine.diagnose()).await else {
+                    // A kernel can hang, but not keep what carries it from answering.
+                    let message = format!(
+                        "no heartbeat for {} s, and what carries the machine does not answer either",
+                        self.hang.as_secs()
+                    );
+                    let fault = Fault::harness(FaultKind::Emulator, message);
+                    return Loss { fault, diagnosis: None, findings: Some(findings) };
+                };
                 let mut message = format!("no heartbeat for {} s", self.hang.as_secs());
                 if let Some(place) = whereabouts(&text) {
                     message = format!("{message}; {place}");
@@ -201,7 +209,101 @@ fn whereabouts(diagnosis: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::whereabouts;
+    use std::future::pending;
+
+    use async_trait::async_trait;
+    use kgate_model::outcome::Blame;
+    use kgate_model::wire::{self, Identity, Reply, Setup};
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A machine whose agent has said hello and nothing since.
+    struct Mute {
+        agent: Agent,
+        console: Console,
+        identity: Identity,
+        end: watch::Sender<Option<End>>,
+        diagnosis: Option<Vec<u8>>,
+        /// The other ends of channel and console.
+        _ends: (DuplexStream, DuplexStream),
+    }
+
+    impl Mute {
+        async fn new(diagnosis: Option<&[u8]>) -> Self {
+            let (ours, mut theirs) = duplex(1 << 16);
+            let hello = Reply::Hello { protocol: wire::PROTOCOL, identity: Identity::default() };
+            for reply in [hello, Reply::Done { id: 0, result: Ok(()) }] {
+                theirs.write_all(&wire::encode(&reply).unwrap()).await.unwrap();
+            }
+            let (agent, identity) = Agent::connect(ours, Setup::default(), None).await.unwrap();
+            let (console, end) = duplex(1 << 16);
+            Self {
+                agent,
+                identity,
+                console: Console::start(console, None).unwrap(),
+                end: watch::channel(None).0,
+                diagnosis: diagnosis.map(<[u8]>::to_vec),
+                _ends: (theirs, end),
+            }
+        }
+    }
+
+    #[async_trait(?Send)]
+    impl Machine for Mute {
+        fn agent(&self) -> &Agent {
+            &self.agent
+        }
+
+        fn console(&self) -> &Console {
+            &self.console
+        }
+
+        fn identity(&self) -> &Identity {
+            &self.identity
+        }
+
+        fn end(&self) -> watch::Receiver<Option<End>> {
+            self.end.subscribe()
+        }
+
+        async fn load_modules(&mut self, _: &[String]) -> Result<(), Fault> {
+            Ok(())
+        }
+
+        async fn diagnose(&mut self) -> Vec<u8> {
+            match self.diagnosis.take() {
+                Some(text) => text,
+                None => pending().await,
+            }
+        }
+
+        async fn stop(self: Box<Self>) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hang_is_the_kernels_unless_what_carries_it_hangs_too() {
+        for (diagnosis, blame, message) in [
+            (
+                Some(&b"CPU: 3 PID: 1\nRIP: 0010:delay_tsc+0x2a/0x60"[..]),
+                Blame::Kernel,
+                "no heartbeat for 20 s; CPU 3 was in delay_tsc",
+            ),
+            (Some(&b""[..]), Blame::Kernel, "no heartbeat for 20 s"),
+            (
+                None,
+                Blame::Harness,
+                "no heartbeat for 20 s, and what carries the machine does not answer either",
+            ),
+        ] {
+            let mut machine = Mute::new(diagnosis).await;
+            let vitals = Vitals::of(&machine, Duration::from_secs(20));
+            let lost = vitals.lost().await;
+            assert_eq!(lost, Lost::Silent);
+            let loss = vitals.explain(lost, &mut machine).await;
+            assert_eq!((loss.fault.blame, loss.fault.message.as_str()), (blame, message));
+        }
+    }
 
     #[test]
     fn a_busy_cpu_is_named_before_an_idle_one() {
