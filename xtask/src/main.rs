@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+mod picture;
 mod tidy;
 
 const USAGE: &str = "\
-usage: cargo xtask tidy    checks the architecture invariants and the house rules
+usage: cargo xtask tidy       checks the architecture invariants and the house rules
+       cargo xtask picture    makes an SVG of what a terminal shows, from standard input
 ";
 
 fn main() -> ExitCode {
@@ -15,6 +17,13 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy::main(&root),
+        ["picture"] => match std::io::read_to_string(std::io::stdin()) {
+            Ok(text) => {
+                print(&picture::svg(&text));
+                ExitCode::SUCCESS
+            }
+            Err(_) => ExitCode::from(2),
+        },
         ["help" | "--help" | "-h"] => {
             print(USAGE);
             ExitCode::SUCCESS
