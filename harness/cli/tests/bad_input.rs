@@ -193,6 +193,7 @@ fn real_kernels_that_are_not_whole() {
         ("a machine without CPUs", "boot bare --cpus 0 -- true"),
         ("an emulator that is none", "boot bare --qemu qemu-none -- true"),
         ("an emulator that is something else", "boot bare --qemu ./script -- true"),
+        ("a scenario that is none", "boot partial --library lib --scenario integration/wkr"),
         ("a cache that can't be made", "kernel show whole.deb --cache /dev/null/cache"),
         (
             "a file for a run directory",
