@@ -29,8 +29,12 @@
 //! rejects nothing.
 //!
 //! # How numbers are compared
-//! Each boot gives one number per metric, the median of its samples; samples of failed trials don't
-//! count. The relative change is that of the mean over boots. Its 95 % interval is a hierarchical
+//! Each boot gives one number per metric, the decile at the better end of its samples (interpolated;
+//! samples of failed trials don't count): on a shared machine a disturbance only ever makes a sample
+//! worse, so this is what the boot does when least disturbed. It can't see what happens in less than
+//! nine of ten samples: rarely taken slow paths, interrupts, tails.
+//!
+//! The relative change is that of the mean over boots. Its 95 % interval is a hierarchical
 //! bootstrap (boots, then the samples within them), widened by Student's t for the few boots there
 //! are. A metric is worse when the interval excludes zero with p at most [`SIGNIFICANCE`]
 //! (*significant*) and the change is at least the warn limit (*relevant*). It is a regression when

@@ -12,7 +12,7 @@ use kgate_scenario::{PerformanceLimits, Policy, Selected, SizeLimit};
 
 use crate::case::probability;
 use crate::finding::count;
-use crate::stats::{Change, SIGNIFICANCE, change, median};
+use crate::stats::{Change, SIGNIFICANCE, best_decile, change};
 use crate::verdict::Effect;
 use crate::waive::{Book, Difference};
 
@@ -108,7 +108,7 @@ impl Decision {
 pub struct Side {
     /// Mean over boots.
     pub value: f64,
-    /// One number per boot, the median of its samples, in the order of the boots.
+    /// One number per boot, the decile at the better end of its samples, in the order of the boots.
     pub boots: Vec<f64>,
     /// Samples behind them.
     pub samples: u32,
@@ -165,12 +165,12 @@ impl Comparison {
     }
 }
 
-/// How long the machines took to boot, in milliseconds: shown, never decided on.
+/// How long the machines took to boot when least disturbed, in milliseconds: shown, never decided on.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ReadyTimes {
-    /// Median of the baseline's boots.
+    /// The fastest tenth of the baseline's boots took no longer.
     pub baseline: Option<f64>,
-    /// Median of the candidate's boots.
+    /// The fastest tenth of the candidate's boots took no longer.
     pub candidate: Option<f64>,
 }
 
@@ -181,7 +181,7 @@ impl ReadyTimes {
                 .filter(|b| b.planned.role == role)
                 .flat_map(|b| b.ready_ms.iter().map(|&ms| ms as f64))
                 .collect();
-            median(&times)
+            best_decile(&times, Better::Lower)
         };
         Self { baseline: of(Role::Baseline), candidate: of(Role::Candidate) }
     }
@@ -319,8 +319,9 @@ fn compare(
     selected: &[Selected],
     seed: u64,
 ) -> Comparison {
-    let baseline = side(&numbers.baseline);
-    let candidate = side(&numbers.candidate);
+    let better = numbers.better.unwrap_or(Better::Lower);
+    let baseline = side(&numbers.baseline, better);
+    let candidate = side(&numbers.candidate, better);
     let (warn, fail) = match &place {
         Place::Scenario { scenario, .. } => {
             let known = selected.iter().find(|s| s.scenario.id.as_str() == scenario);
@@ -344,7 +345,7 @@ fn compare(
     let enough = |boots: &[Vec<f64>]| count(boots.len()) >= MIN_BOOTS;
     let comparable = !numbers.mixed && enough(&numbers.baseline) && enough(&numbers.candidate);
     let found: Option<Change> =
-        comparable.then(|| change(&numbers.baseline, &numbers.candidate, seed)).flatten();
+        comparable.then(|| change(&numbers.baseline, &numbers.candidate, better, seed)).flatten();
     let plain = (baseline.as_ref()).zip(candidate.as_ref()).and_then(|(b, c)| {
         (!numbers.mixed && b.value > 0.0).then(|| c.value / b.value - 1.0).filter(|r| r.is_finite())
     });
@@ -353,7 +354,7 @@ fn compare(
         place,
         metric,
         unit: numbers.unit.clone(),
-        better: numbers.better.unwrap_or(Better::Lower),
+        better,
         baseline,
         candidate,
         change: found.map(|c| c.ratio).or(plain),
@@ -368,14 +369,14 @@ fn compare(
     }
 }
 
-fn side(boots: &[Vec<f64>]) -> Option<Side> {
-    let medians: Vec<f64> = boots.iter().filter_map(|b| median(b)).collect();
-    if medians.is_empty() {
+fn side(boots: &[Vec<f64>], better: Better) -> Option<Side> {
+    let deciles: Vec<f64> = boots.iter().filter_map(|b| best_decile(b, better)).collect();
+    if deciles.is_empty() {
         return None;
     }
-    let value = medians.iter().sum::<f64>() / medians.len() as f64;
+    let value = deciles.iter().sum::<f64>() / deciles.len() as f64;
     let samples = count(boots.iter().map(Vec::len).sum());
-    Some(Side { value, boots: medians, samples })
+    Some(Side { value, boots: deciles, samples })
 }
 
 /// Sets decision, effect and doubt. `proof` is the p-value from which a change counts as proven

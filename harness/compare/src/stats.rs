@@ -1,5 +1,6 @@
 //! The statistics: how sure a difference is.
 
+use kgate_model::sample::Better;
 use statrs::distribution::{ContinuousCDF, DiscreteCDF, Hypergeometric, StudentsT};
 
 /// Share of runs of two equal kernels in which chance alone may look like a difference.
@@ -31,12 +32,14 @@ pub(crate) struct Change {
 }
 
 const RESAMPLES: usize = 2000;
-/// Medians drawn per boot; the outer resampling picks among them.
-const MEDIANS: usize = 200;
+/// Deciles drawn per boot; the outer resampling picks among them.
+const DECILES: usize = 200;
 /// Samples of one boot that take part in the resampling; evenly spaced in rank when there are more.
 const SAMPLES: usize = 512;
 /// Probability in both tails of the interval.
 const TAILS: f64 = 0.05;
+/// The share of a boot's samples that may be better than the number that stands for the boot.
+const DECILE: f64 = 0.1;
 
 /// The change from `baseline` to `candidate`, each a list of boots with their samples. `None` when
 /// a side has fewer than two boots, a boot has no samples, or a mean isn't positive, so that
@@ -44,16 +47,21 @@ const TAILS: f64 = 0.05;
 ///
 /// Works on logarithms: twice as much and half as much are equally far, and no interval reaches a
 /// change of -100 %.
-pub(crate) fn change(baseline: &[Vec<f64>], candidate: &[Vec<f64>], seed: u64) -> Option<Change> {
-    let base = Group::new(baseline)?;
-    let new = Group::new(candidate)?;
+pub(crate) fn change(
+    baseline: &[Vec<f64>],
+    candidate: &[Vec<f64>],
+    better: Better,
+    seed: u64,
+) -> Option<Change> {
+    let base = Group::new(baseline, better)?;
+    let new = Group::new(candidate, better)?;
     let log = (new.mean / base.mean).ln();
     if base.mean <= 0.0 || new.mean <= 0.0 || !log.is_finite() {
         return None;
     }
     let mut random = fastrand::Rng::with_seed(seed);
-    let base_draws = Draws::new(baseline, &mut random);
-    let new_draws = Draws::new(candidate, &mut random);
+    let base_draws = Draws::new(baseline, better, &mut random);
+    let new_draws = Draws::new(candidate, better, &mut random);
     let mut deviations: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
             let base_mean = base.inflate(base_draws.mean(&mut random));
@@ -82,23 +90,23 @@ pub(crate) fn change(baseline: &[Vec<f64>], candidate: &[Vec<f64>], seed: u64) -
     })
 }
 
-/// The boots of one role, each by its median.
+/// The boots of one role, each by its best decile.
 struct Group {
     boots: f64,
     mean: f64,
-    /// Of the medians, between boots.
+    /// Of the deciles, between boots.
     variance: f64,
 }
 
 impl Group {
-    fn new(boots: &[Vec<f64>]) -> Option<Self> {
-        let medians = boots.iter().map(|b| median(b)).collect::<Option<Vec<_>>>()?;
-        if medians.len() < 2 {
+    fn new(boots: &[Vec<f64>], better: Better) -> Option<Self> {
+        let deciles = boots.iter().map(|b| best_decile(b, better)).collect::<Option<Vec<_>>>()?;
+        if deciles.len() < 2 {
             return None;
         }
-        let boots = medians.len() as f64;
-        let mean = medians.iter().sum::<f64>() / boots;
-        let squares: f64 = medians.iter().map(|m| (m - mean).powi(2)).sum();
+        let boots = deciles.len() as f64;
+        let mean = deciles.iter().sum::<f64>() / boots;
+        let squares: f64 = deciles.iter().map(|d| (d - mean).powi(2)).sum();
         mean.is_finite().then_some(Self { boots, mean, variance: squares / (boots - 1.0) })
     }
 
@@ -118,12 +126,12 @@ fn freedom(base: &Group, new: &Group) -> f64 {
     if freedom.is_finite() { freedom.max(1.0) } else { base.boots + new.boots - 2.0 }
 }
 
-/// What the median of each boot could have been.
+/// What the best decile of each boot could have been.
 struct Draws(Vec<Vec<f64>>);
 
 impl Draws {
-    fn new(boots: &[Vec<f64>], random: &mut fastrand::Rng) -> Self {
-        Self(boots.iter().map(|samples| medians(samples, random)).collect())
+    fn new(boots: &[Vec<f64>], better: Better, random: &mut fastrand::Rng) -> Self {
+        Self(boots.iter().map(|samples| deciles(samples, better, random)).collect())
     }
 
     /// The mean over as many boots as there are, drawn with replacement.
@@ -131,16 +139,15 @@ impl Draws {
         let boots = self.0.len();
         let mut sum = 0.0;
         for _ in 0..boots {
-            let medians = &self.0[random.usize(..boots)];
-            sum += medians[random.usize(..medians.len())];
+            let deciles = &self.0[random.usize(..boots)];
+            sum += deciles[random.usize(..deciles.len())];
         }
         sum / boots as f64
     }
 }
 
-fn medians(samples: &[f64], random: &mut fastrand::Rng) -> Vec<f64> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
+fn deciles(samples: &[f64], better: Better, random: &mut fastrand::Rng) -> Vec<f64> {
+    let mut sorted = best_first(samples, better);
     if sorted.first() == sorted.last() {
         sorted.truncate(1);
         return sorted;
@@ -150,33 +157,71 @@ fn medians(samples: &[f64], random: &mut fastrand::Rng) -> Vec<f64> {
         sorted = (0..SAMPLES).map(|i| sorted[((i as f64 + 0.5) * step) as usize]).collect();
     }
     let mut ranks = vec![0; sorted.len()];
-    (0..MEDIANS)
+    (0..DECILES)
         .map(|_| {
             ranks.fill_with(|| random.usize(..sorted.len()));
-            middle(&mut ranks, |&rank| sorted[rank])
+            let (at, share) = position(ranks.len());
+            let (_, &mut rank, above) = ranks.select_nth_unstable(at);
+            let next = above.iter().min().map_or(rank, |&next| next);
+            between(sorted[rank], sorted[next], share)
         })
         .collect()
 }
 
-/// The median; `None` of nothing.
-pub(crate) fn median(values: &[f64]) -> Option<f64> {
-    if values.is_empty() {
+/// What is measured when nothing disturbs: the quantile that a tenth of the samples is better than,
+/// interpolated. `None` of nothing.
+///
+/// On a shared machine a disturbance only ever makes a sample worse, so that the better end of the
+/// samples is the machine's own, however many of the others were disturbed. The very best sample
+/// would be closer yet, but one stroke of luck decides it.
+pub(crate) fn best_decile(samples: &[f64], better: Better) -> Option<f64> {
+    if samples.is_empty() {
         return None;
     }
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    Some(low + (high - low) / 2.0)
+    let sorted = best_first(samples, better);
+    let (at, share) = position(sorted.len());
+    Some(between(sorted[at], sorted[(at + 1).min(sorted.len() - 1)], share))
 }
 
-/// The median by a monotonic key; `items` must not be empty.
-fn middle(items: &mut [usize], key: impl Fn(&usize) -> f64) -> f64 {
-    let half = items.len() / 2;
-    let even = items.len().is_multiple_of(2);
-    let (below, &mut at, _) = items.select_nth_unstable(half);
-    let high = key(&at);
-    match below.iter().max() {
-        Some(low) if even => key(low) + (high - key(low)) / 2.0,
-        _ => high,
+fn best_first(samples: &[f64], better: Better) -> Vec<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(|a, b| match better {
+        Better::Lower => a.total_cmp(b),
+        Better::Higher => b.total_cmp(a),
+    });
+    sorted
+}
+
+/// Where the decile of `samples` sorted samples is: the index at or before it, and the share of the
+/// way to the next one.
+fn position(samples: usize) -> (usize, f64) {
+    let at = (samples - 1) as f64 * DECILE;
+    (at as usize, at.fract())
+}
+
+fn between(from: f64, to: f64, share: f64) -> f64 {
+    from + (to - from) * share
+}
+
+#[cfg(test)]
+mod tests {
+    use kgate_model::sample::Better::{Higher, Lower};
+
+    use super::best_decile;
+
+    #[test]
+    fn the_decile_is_taken_at_the_better_end_and_interpolated() {
+        let eleven: Vec<f64> = (0..11).map(f64::from).collect();
+        for (samples, better, expected) in [
+            (&[][..], Lower, None),
+            (&[7.0], Lower, Some(7.0)),
+            (&[7.0], Higher, Some(7.0)),
+            (&[20.0, 10.0], Lower, Some(11.0)),
+            (&[20.0, 10.0], Higher, Some(19.0)),
+            (&eleven, Lower, Some(1.0)),
+            (&eleven, Higher, Some(9.0)),
+        ] {
+            assert_eq!(best_decile(samples, better), expected, "{samples:?} {better:?}");
+        }
     }
 }

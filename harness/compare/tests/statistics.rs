@@ -4,7 +4,7 @@ mod support;
 
 use kgate_compare::{Decision, Verdict, at_least_as_often};
 use kgate_model::outcome::Role;
-use kgate_model::sample::Better;
+use kgate_model::sample::{Better, Samples};
 use kgate_scenario::{Percent, PerformanceLimits, Policy};
 use support::Run;
 
@@ -91,6 +91,41 @@ fn ten_percent_is_found_among_ten_metrics_at_one_percent_of_noise() {
         found += usize::from(!regressions.is_empty());
     }
     assert!(found >= 38, "{found} of 40");
+}
+
+/// Like [`measured`] with one metric, whose boots scatter by 1 % and have 40 samples each. Half of
+/// the samples, chosen at random, are disturbed: they cost twice as much.
+fn disturbed(better: Better, shift: f64, random: &mut fastrand::Rng) -> Run {
+    let mut run = Run::new(3, &[TCP]);
+    for (role, mean) in [(Baseline, 1000.0), (Candidate, 1000.0 * (1.0 + shift))] {
+        for boot in 1..=3 {
+            let mean = mean * (1.0 + 0.01 * normal(random));
+            let values = (0..40)
+                .map(|_| {
+                    let time = mean * (1.0 + 0.01 * normal(random)) * f64::from(random.u8(1..=2));
+                    if better == Better::Lower { time } else { 1e6 / time }
+                })
+                .collect();
+            let samples = Samples { metric: "m".to_owned(), unit: "ns".to_owned(), better, values };
+            run.samples.insert((TCP.to_owned(), role, boot), vec![samples]);
+        }
+    }
+    run
+}
+
+#[test]
+fn half_of_the_samples_disturbed_neither_hides_nor_feigns_a_change() {
+    let mut random = fastrand::Rng::with_seed(9);
+    for better in [Better::Lower, Better::Higher] {
+        let promoted = (0..60)
+            .filter(|_| disturbed(better, 0.0, &mut random).assess().verdict == Verdict::Promote)
+            .count();
+        assert!(promoted >= 57, "{better:?}: of 60 equal pairs {promoted} are promoted");
+        let rejected = (0..60)
+            .filter(|_| disturbed(better, 0.15, &mut random).assess().verdict == Verdict::Reject)
+            .count();
+        assert!(rejected >= 57, "{better:?}: of 60 slower ones {rejected} are rejected");
+    }
 }
 
 #[test]

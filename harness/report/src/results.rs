@@ -289,7 +289,7 @@ pub struct FindingResult {
 pub struct SideResult {
     /// Mean over boots.
     pub value: Option<f64>,
-    /// The median of each boot.
+    /// One number per boot: the decile at the better end of its samples.
     pub boots: Vec<f64>,
     /// Samples behind them.
     pub samples: u32,
