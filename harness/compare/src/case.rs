@@ -48,7 +48,7 @@ impl fmt::Display for Subject {
 pub enum Class {
     /// Neither kernel fails.
     Passed,
-    /// The candidate fails in a way that the baseline doesn't.
+    /// The candidate fails in a way that the baseline doesn't, or lacks what the baseline has.
     Regression,
     /// The baseline fails, the candidate doesn't.
     Fixed,
@@ -58,7 +58,7 @@ pub enum Class {
     Flaky,
     /// The candidate fails, and there is nothing to compare it with.
     Uncontrolled,
-    /// It applies to neither kernel, or the candidate skips it.
+    /// It applies to neither kernel, or the candidate skips it and lacks nothing for sure.
     Skipped,
     /// Something of ours failed, or the scenario is broken.
     Errored,
@@ -450,8 +450,12 @@ impl Case {
         let baseline = tally(sightings, Role::Baseline);
         let candidate = tally(sightings, Role::Candidate);
         let is_subtest = subject.subtest().is_some();
-        let (mut class, mut intermittent, mut effect) =
-            classify(&baseline, &candidate, is_subtest, context.policy.flaky);
+        let lacks = subject.scenario().is_some() && !is_subtest && lacks(&baseline, &candidate);
+        let (mut class, mut intermittent, mut effect) = if lacks {
+            (Class::Regression, false, Effect::Reject)
+        } else {
+            classify(&baseline, &candidate, is_subtest, context.policy.flaky)
+        };
         let failed: Vec<&Sighting<'_>> = (sightings.iter())
             .filter(|s| s.role == Role::Candidate && matches!(s.seen, Seen::Failed(_)))
             .collect();
@@ -507,8 +511,17 @@ impl Case {
                 waiver = Some(id);
             }
         }
-        let example = example(sightings);
+        let example = if lacks {
+            (sightings.iter())
+                .find(|s| s.role == Role::Candidate && matches!(s.seen, Seen::Skipped(_)))
+        } else {
+            example(sightings)
+        };
         let (cause, skip_reason) = match example.map(|s| &s.seen) {
+            Some(Seen::Skipped(reason)) if lacks => {
+                let message = format!("the candidate lacks what the baseline has: {reason}");
+                (Some(Fault::kernel(FaultKind::Requirement, message)), None)
+            }
             Some(Seen::Failed(fault) | Seen::Errored(fault)) => (Some((*fault).clone()), None),
             Some(Seen::Skipped(reason)) => (None, Some((*reason).to_owned())),
             _ => (None, None),
@@ -566,6 +579,12 @@ fn tally(sightings: &[Sighting<'_>], role: Role) -> Tally {
         }
     }
     tally
+}
+
+/// Whether the candidate skips a scenario in all of its boots that the baseline never skips.
+/// Requirements that only a booted kernel can tell of come to this.
+fn lacks(base: &Tally, new: &Tally) -> bool {
+    base.decided() > 0 && base.skipped == 0 && new.skipped > 0 && new.skipped == new.planned()
 }
 
 /// Class, whether it is an intermittent regression, and effect, before waivers.

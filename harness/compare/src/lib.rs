@@ -17,7 +17,8 @@
 //! | fails always | never fails | fixed | none |
 //! | fails sometimes | any | flaky | none; inconclusive when the candidate fails significantly more often |
 //! | no result | fails | uncontrolled | inconclusive |
-//! | runs | skips | skipped | inconclusive: what was tested no longer is |
+//! | never skips a scenario | skips it in every boot | regression: it lacks what the baseline has | rejects |
+//! | runs | skips otherwise, or skips a subtest | skipped | inconclusive: what was tested no longer is |
 //!
 //! A panic or a hang never happens in a sound kernel, so that one is enough. An expectation that
 //! fails in one boot of three may be the scenario's own flake, which three boots can't tell.

@@ -51,7 +51,7 @@ fn classes() {
     let skip = Outcome::Skipped { reason: "no such device".to_owned() };
     let hang = failed(FaultKind::Hang, "no heartbeat for 20 s");
     let error = errored("the channel broke");
-    let table: [(&str, Run, Class, Verdict); 16] = [
+    let table: [(&str, Run, Class, Verdict); 18] = [
         (
             "fails always",
             run(3).outcome(NAT, Candidate, 1..=3, &fail),
@@ -122,6 +122,21 @@ fn classes() {
         (
             "skips what the baseline runs",
             run(3).outcome(NAT, Candidate, 1..=3, &skip),
+            Class::Regression,
+            Verdict::Reject,
+        ),
+        (
+            "skips what the baseline fails, as far as it was run",
+            run(3)
+                .outcome(NAT, Candidate, 1..=3, &skip)
+                .outcome(NAT, Baseline, [1], &fail)
+                .outcome(NAT, Baseline, [2], &error),
+            Class::Regression,
+            Verdict::Reject,
+        ),
+        (
+            "skips what the baseline skips now and then",
+            run(3).outcome(NAT, Candidate, 1..=3, &skip).outcome(NAT, Baseline, [1], &skip),
             Class::Skipped,
             Verdict::Inconclusive,
         ),
@@ -333,6 +348,27 @@ fn a_requirement_that_only_the_baseline_meets_rejects() {
     insta::assert_snapshot!(told(&assessment), @"
     reject
     [reject] integration/nat fails on the candidate: missing requirement: the candidate lacks what the baseline has: CONFIG_TLS (candidate failed 3 of 3; baseline passed 3 of 3)
+    ");
+}
+
+#[test]
+fn what_only_the_booted_candidate_turns_out_to_lack_rejects() {
+    let skip = Outcome::Skipped { reason: "the kernel has no sysctl net.ipv4.x".to_owned() };
+    let lacking = run(3).outcome(NAT, Candidate, 1..=3, &skip);
+    insta::assert_snapshot!(told(&lacking.assess()), @"
+    reject
+    [reject] integration/nat fails on the candidate: missing requirement: the candidate lacks what the baseline has: the kernel has no sysctl net.ipv4.x (candidate skipped 3; baseline passed 3 of 3)
+    ");
+    // In some boots only it may be chance, and in a subtest the test's own mind.
+    let some = run(3).outcome(NAT, Candidate, 1..=2, &skip).assess();
+    assert_eq!((class(&some, NAT), some.verdict), (Class::Passed, Verdict::Promote));
+    let subtest = run(3)
+        .subtests(FUTEX, Baseline, 1..=3, &[("a", Outcome::Passed)])
+        .subtests(FUTEX, Candidate, 1..=3, &[("a", skip)])
+        .assess();
+    insta::assert_snapshot!(told(&subtest), @"
+    inconclusive
+    [inconclusive] subsystem/futex: a is skipped on the candidate: the kernel has no sysctl net.ipv4.x (candidate skipped 3; baseline passed 3 of 3)
     ");
 }
 
