@@ -158,6 +158,12 @@ pub struct TrialRecord {
     pub after: Option<KernelState>,
     /// The steps' output, relative to the run directory.
     pub log: Option<String>,
+    /// The attempt at its boot in which it last started, from 1.
+    pub attempt: Option<u32>,
+    /// The console of that attempt, relative to the run directory.
+    pub console: Option<String>,
+    /// The diagnosis of that attempt's machine, when it hung.
+    pub diagnosis: Option<String>,
 }
 
 /// What is known about a boot.
@@ -278,7 +284,12 @@ impl RunRecord {
                 boot.ready_ms.push(ready_ms);
                 boot.after_boot.get_or_insert(state);
             }
-            Event::BootEnded { boot, fault, state, console, diagnosis, .. } => {
+            Event::BootEnded { boot, attempt, fault, state, console, diagnosis } => {
+                let in_it = |t: &&mut TrialRecord| t.boot == boot && t.attempt == Some(attempt);
+                for trial in self.trials.iter_mut().filter(in_it) {
+                    trial.console = Some(console.clone());
+                    trial.diagnosis.clone_from(&diagnosis);
+                }
                 let Some(boot) = boot_at.get(&boot).map(|&at| &mut self.boots[at]) else { return };
                 boot.faults.extend(fault.clone());
                 boot.fault = fault;
@@ -294,9 +305,12 @@ impl RunRecord {
                     self.boots[at].findings.push(finding);
                 }
             }
-            Event::TrialStarted { trial, .. } => {
+            Event::TrialStarted { trial, attempt } => {
                 let Some(&at) = trial_at.get(&trial) else { return };
                 let trial = &mut self.trials[at];
+                trial.attempt = Some(attempt);
+                trial.console = None;
+                trial.diagnosis = None;
                 // A trial that was cut short is run again from its beginning.
                 trial.samples.clear();
                 trial.findings.clear();
@@ -359,6 +373,9 @@ impl TrialRecord {
             before: None,
             after: None,
             log: None,
+            attempt: None,
+            console: None,
+            diagnosis: None,
         }
     }
 }

@@ -199,8 +199,8 @@ fn case(report: &Report<'_>, case: &Case, class: &str, tails: &mut Tails<'_>) ->
     let unreached =
         case.class == Class::Missing && case.candidate.missing + case.baseline.missing == 0;
     let known = match case.class {
-        Class::StillFailing | Class::Skipped | Class::Missing => true,
-        Class::Regression | Class::Uncontrolled | Class::Flaky => case.candidate.failed > 0,
+        Class::Regression | Class::StillFailing | Class::Skipped | Class::Missing => true,
+        Class::Uncontrolled | Class::Flaky => case.candidate.failed > 0,
         Class::Passed | Class::Fixed | Class::Errored => false,
     };
     let result = if unreached || (known && case.effect == Effect::None) {
@@ -255,9 +255,17 @@ fn evidence(report: &Report<'_>, case: &Case, tails: &mut Tails<'_>, out: &mut S
         let excerpt = clean_block(bounded(&finding.excerpt, EXCERPT).as_bytes());
         *out += &format!("\n--- {} ---\n{excerpt}\n", clean(&finding.title));
     }
+    // A boot may have had several machines: what is shown is that of the one the trial ran on.
+    let (console, diagnosis) = match trial.filter(|trial| trial.attempt.is_some()) {
+        Some(trial) => (trial.console.as_ref(), trial.diagnosis.as_ref()),
+        None => (
+            boot.and_then(|boot| boot.consoles.last()),
+            boot.and_then(|boot| boot.diagnoses.last()),
+        ),
+    };
     tails.add("log", trial.and_then(|t| t.log.as_deref()), out);
-    tails.add("diagnosis", boot.and_then(|b| b.diagnoses.last()).map(String::as_str), out);
-    tails.add("console", boot.and_then(|b| b.consoles.last()).map(String::as_str), out);
+    tails.add("diagnosis", diagnosis.map(String::as_str), out);
+    tails.add("console", console.map(String::as_str), out);
 }
 
 fn kernel_log(report: &Report<'_>) -> TestCase {
