@@ -112,7 +112,9 @@ pub(crate) fn deltas(
     }
     for trial in &record.trials {
         let scenario = trial.planned.scenario.as_str();
-        for finding in trial.findings.iter().filter(|f| !is_allowed(f, scenario, selected)) {
+        let known = selected.iter().find(|s| s.scenario.id.as_str() == scenario);
+        let allowed = |finding: &Finding| known.is_some_and(|s| s.scenario.allows(finding));
+        for finding in trial.findings.iter().filter(|f| !allowed(f)) {
             let (role, boot) = (trial.role, trial.boot.as_str());
             let place = Place { role, boot, scenario: Some(scenario), finding };
             places.entry(&finding.signature).or_default().push(place);
@@ -142,17 +144,6 @@ pub(crate) fn standings(deltas: &[FindingDelta]) -> BTreeMap<String, Standing> {
             (d.finding.signature.clone(), standing)
         })
         .collect()
-}
-
-/// Whether a scenario means to provoke a message. Never a fatal one.
-fn is_allowed(finding: &Finding, scenario: &str, selected: &[Selected]) -> bool {
-    let Some(selected) = selected.iter().find(|s| s.scenario.id.as_str() == scenario) else {
-        return false;
-    };
-    let expected = selected.scenario.steps.iter().flat_map(|step| &step.expect.kernel_log);
-    finding.severity != Severity::Fatal
-        && (selected.scenario.allowed_log.iter().chain(expected))
-            .any(|p| p.is_match(&finding.title) || p.is_match(&finding.excerpt))
 }
 
 fn delta(

@@ -409,13 +409,22 @@ fn findings_in_passed_trials_and_outside_trials_count() {
     ");
 }
 
-fn provoking(pattern: &str) -> Vec<Selected> {
+fn provoking(allowed: &[&str], expected: &[&str]) -> Vec<Selected> {
     let selected = serde_json::json!({
         "scenario": {
             "id": NAT, "kind": "integration", "summary": "", "guards": null, "image": "base",
             "requires": {"modules": [], "config": [], "sysctls": [], "files": [], "commands": [], "cpus": null, "memory": null},
             "timeout_ms": 1000, "boots": null, "network": false,
-            "allowed_log": [pattern], "allow_taint": false, "steps": [],
+            "allowed_log": allowed, "allow_taint": false,
+            "steps": [{
+                "name": "run 1", "action": {"run": {"command": "true"}}, "timeout_ms": null,
+                "expect": {
+                    "exit": "any", "stdout": [], "stderr": [], "not_stdout": [], "files": [],
+                    "sysctls": [], "kernel_log": expected,
+                },
+                "results": null, "metrics": [], "env": {},
+                "limits": {"memory": null, "cpu_time_ms": null, "processes": null, "files": null},
+            }],
         },
         "boots": 3,
         "overrides": {"warn": null, "fail": null, "boots": null, "timeout_ms": null, "skip": null},
@@ -427,10 +436,14 @@ fn provoking(pattern: &str) -> Vec<Selected> {
 fn a_scenario_may_provoke_what_it_says() {
     let mut run = run(3);
     run.findings.insert((NAT.to_owned(), Candidate, 2), vec![warning("WARNING in provoked")]);
-    let allowed = run.assess_with(&Policy::default(), &provoking("in provoked$"), Vec::new());
-    assert_eq!((allowed.verdict, allowed.findings.len()), (Verdict::Promote, 0));
-    let other = run.assess_with(&Policy::default(), &provoking("something else"), Vec::new());
-    assert_eq!(other.verdict, Verdict::Reject);
+    for (allowed, expected) in [(&["in provoked$"][..], &[][..]), (&[], &["in provoked$"])] {
+        let selected = provoking(allowed, expected);
+        let assessment = run.assess_with(&Policy::default(), &selected, Vec::new());
+        assert_eq!((assessment.verdict, assessment.findings.len()), (Verdict::Promote, 0));
+    }
+    let other = provoking(&["something else"], &["something else"]);
+    let assessment = run.assess_with(&Policy::default(), &other, Vec::new());
+    assert_eq!(assessment.verdict, Verdict::Reject);
 }
 
 #[test]

@@ -7,12 +7,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kgate_machine::Machine;
-use kgate_model::finding::Finding;
 use kgate_model::journal::Event;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
 use kgate_model::plan::PlannedTrial;
 use kgate_model::wire::KernelState;
-use kgate_scenario::Scenario;
 use tokio::time::{Instant, sleep_until};
 
 use crate::attempt::{Attempt, disk, millis};
@@ -114,7 +112,7 @@ pub(crate) async fn run(
     let last = loss.as_ref().and_then(|loss| loss.findings);
     attempt.emit_findings(vitals, Some(&planned.id), last)?;
     let found = vitals.findings(first_finding, last);
-    let bad = found.iter().find(|finding| is_fatal(finding) || !allowed(scenario, finding));
+    let bad = found.iter().find(|finding| is_fatal(finding) || !scenario.allows(finding));
     let fault = match (bad, &cleaned.state) {
         _ if loss.is_some() => None,
         (Some(finding), _) => Some(Fault::kernel(FaultKind::Finding, finding.title.clone())),
@@ -148,11 +146,6 @@ async fn load_modules(machine: &mut dyn Machine, names: &[String]) -> Result<(),
         FaultKind::Channel => Break::Lost(Lost::Closed(fault.message)),
         _ => Break::Outcome(Outcome::from_fault(fault)),
     })
-}
-
-fn allowed(scenario: &Scenario, finding: &Finding) -> bool {
-    let patterns = &scenario.allowed_log;
-    patterns.iter().any(|p| p.is_match(&finding.title) || p.is_match(&finding.excerpt))
 }
 
 /// Taint flags that a message in the kernel's log explains: dead, warned, soft lockup.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use kgate_model::finding::{Finding, Severity};
 use kgate_model::plan::Kind;
 use kgate_model::sample::Better;
 use serde::{Deserialize, Serialize};
@@ -57,7 +58,8 @@ pub struct Scenario {
     pub boots: Option<u32>,
     /// Whether the guest gets a network card (loopback is always there).
     pub network: bool,
-    /// Kernel messages that it may provoke; every other new finding is a failure.
+    /// Kernel messages that it may provoke, beside those that its steps expect; every other new
+    /// finding is a failure. Ask [`Scenario::allows`].
     pub allowed_log: Vec<Pattern>,
     /// Whether the kernel may become tainted (by more than what it was tainted with at boot).
     pub allow_taint: bool,
@@ -66,6 +68,15 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Whether a finding during a trial is one that it may provoke, because the file allows it or a
+    /// step expects it. Never a fatal one.
+    pub fn allows(&self, finding: &Finding) -> bool {
+        let expected = self.steps.iter().flat_map(|step| &step.expect.kernel_log);
+        finding.severity != Severity::Fatal
+            && (self.allowed_log.iter().chain(expected))
+                .any(|p| p.is_match(&finding.title) || p.is_match(&finding.excerpt))
+    }
+
     /// The names of all metrics that a trial of it reports.
     pub fn metric_names(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().flat_map(|step| {
