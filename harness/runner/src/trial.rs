@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kgate_machine::Machine;
+use kgate_model::finding::Finding;
 use kgate_model::journal::Event;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
 use kgate_model::plan::PlannedTrial;
@@ -112,10 +113,14 @@ pub(crate) async fn run(
     let last = loss.as_ref().and_then(|loss| loss.findings);
     attempt.emit_findings(vitals, Some(&planned.id), last)?;
     let found = vitals.findings(first_finding, last);
-    let bad = found.iter().find(|finding| is_fatal(finding) || !scenario.allows(finding));
+    let unwanted = |finding: &&Finding| !scenario.allows(finding);
+    let bad = found.iter().find(|f| is_fatal(f)).or_else(|| found.iter().find(unwanted));
     let fault = match (bad, &cleaned.state) {
         _ if loss.is_some() => None,
-        (Some(finding), _) => Some(Fault::kernel(FaultKind::Finding, finding.title.clone())),
+        // What a trial failed by stays: the finding is in the journal anyway.
+        (Some(finding), _) if outcome == Outcome::Passed || is_fatal(finding) => {
+            Some(Fault::kernel(FaultKind::Finding, finding.title.clone()))
+        }
         (None, Some(after)) if outcome == Outcome::Passed => {
             tainted(scenario.allow_taint, state.taint, after.taint, !found.is_empty())
         }

@@ -245,6 +245,10 @@ async fn findings_fail_the_trial_that_ran() {
         ),
         ("subsystem/bad", "steps:\n  - run: exit 3\n"),
         ("subsystem/c", "steps:\n  - run: sleep 0.1\n    expect: { kernel-log: never said }\n"),
+        (
+            "subsystem/expected",
+            "steps:\n  - run: sleep 0.1\n    expect: { kernel-log: 'WARNING: .*tcp_input' }\n",
+        ),
     ];
     for action in ["end-boot", "mark"] {
         let workload = format!("scenarios: ['**']\npolicy: {{ boots: 1, on-finding: {action} }}\n");
@@ -255,8 +259,8 @@ async fn findings_fail_the_trial_that_ran() {
                 if ready {
                     pool.machine("").print(&WARNING.replace("tcp", "udp"));
                 }
-                for trial in ["subsystem/allowed@candidate", "subsystem/bad@candidate"] {
-                    if first_step(event, trial) {
+                for name in ["allowed", "bad", "expected"] {
+                    if first_step(event, &format!("subsystem/{name}@candidate")) {
                         pool.machine("candidate-1").print(WARNING);
                     }
                 }
