@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use kgate_compare::{Case, Class, Comparison, Decision, Effect, Place};
+use kgate_model::outcome::Role;
+use kgate_model::plan::{MachineShape, PlannedBoot};
 
 use crate::Report;
 use crate::text::clean;
@@ -182,10 +184,29 @@ pub(crate) fn quoted(word: &str) -> String {
     }
 }
 
-/// The command that runs one scenario on the candidate alone.
+/// The command that runs one scenario on the candidate alone, on a machine of the same shape.
 pub(crate) fn reproduce(report: &Report<'_>, scenario: &str) -> String {
-    let reference = quoted(&report.record.plan.candidate.reference);
-    format!("kgate boot {reference} --scenario {}", quoted(scenario))
+    let plan = &report.record.plan;
+    let reference = quoted(&plan.candidate.reference);
+    let mut command = format!("kgate boot {reference} --scenario {}", quoted(scenario));
+    let planned = plan
+        .trials()
+        .find(|(boot, trial)| boot.role == Role::Candidate && trial.scenario == scenario);
+    let Some((PlannedBoot { shape, .. }, _)) = planned else { return command };
+    let usual = MachineShape::default();
+    if shape.cpus != usual.cpus {
+        command += &format!(" --cpus {}", shape.cpus);
+    }
+    if shape.memory != usual.memory {
+        command += &format!(" --memory {}", shape.memory >> 20);
+    }
+    if let Some(model) = &shape.cpu_model {
+        command += &format!(" --cpu-model {}", quoted(model));
+    }
+    for argument in &shape.kernel_args {
+        command += &format!(" --append {}", quoted(argument));
+    }
+    command
 }
 
 #[cfg(test)]
