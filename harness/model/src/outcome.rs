@@ -138,7 +138,11 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.kind.label(), self.message)
+        // A panic's title begins with the same words.
+        if !self.message.starts_with(self.kind.label()) {
+            write!(f, "{}: ", self.kind.label())?;
+        }
+        f.write_str(&self.message)
     }
 }
 
