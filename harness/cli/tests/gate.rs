@@ -63,6 +63,24 @@ fn a_candidate_that_never_boots_is_rejected_at_once() {
 }
 
 #[test]
+fn a_candidate_that_boots_to_silence_is_rejected_by_its_deadline_with_backtraces() {
+    let Some(bench) = Bench::new(&[QUICK]) else { return };
+    // A shell that waits for a command on the console.
+    bench.workload(&["quick"], "rdinit=/bin/sh", "timeouts: { boot: 40s }");
+    let results = bench.run("run", &[]);
+    results.assert_verdict(1, "reject");
+    let boot = results.boot("candidate-1-base");
+    assert_eq!(boot["fault"]["kind"], "boot failed", "{boot}");
+    let message = boot["fault"]["message"].as_str().unwrap();
+    assert!(message.contains("no word from the agent after 40 s"), "{message}");
+    assert!(results.took < Duration::from_secs(80), "{:?}", results.took);
+    let diagnosis = boot["diagnoses"][0].as_str().expect("a diagnosis");
+    let diagnosis = fs::read(bench.path("run").join(diagnosis)).expect("the diagnosis");
+    assert!(String::from_utf8_lossy(&diagnosis).contains("task:sh"));
+    results.assert_junit("boot", "base", "failure", message);
+}
+
+#[test]
 fn a_panic_in_a_scenario_rejects_and_the_rest_boots_again() {
     let crash = seeded("echo c > /proc/sysrq-trigger; sleep 60");
     let Some(bench) = Bench::new(&[QUICK, ("crash", &crash), ("after", "true")]) else { return };
@@ -334,7 +352,7 @@ fn a_run_that_is_stopped_while_it_boots_and_tries_is_taken_up_to_the_same_verdic
 }
 
 #[test]
-fn partitions_that_boot_apart_are_merged_to_the_same_verdict() {
+fn partitions_of_boots_are_merged_to_the_same_verdict() {
     let wrong = seeded("exit 3");
     let Some(bench) = Bench::new(&[QUICK, ("wrong", &wrong)]) else { return };
     let boots = ["--boots", "2"];
@@ -422,7 +440,7 @@ fn holds(id: u32) -> Option<(usize, u64)> {
 }
 
 #[test]
-fn a_run_of_many_boots_leaves_nothing() {
+fn many_boots_leave_nothing() {
     let Some(bench) = Bench::new(&[QUICK]) else { return };
     let boots: u32 =
         std::env::var("KGATE_TEST_BOOTS").map_or(20, |n| n.parse().expect("KGATE_TEST_BOOTS"));
