@@ -4,8 +4,8 @@
 //! (`args`), its initramfs is put together in memory (`kit`), its life is followed over QMP
 //! (`guest`), and KVM is believed only after it has booted something (`accel`).
 //!
-//! No guest leaves anything on disk: console, agent and QMP are socket pairs, the initramfs is an
-//! anonymous file in memory.
+//! No guest leaves anything on disk: the console is a pair of pipes, agent and QMP are socket pairs,
+//! the initramfs is an anonymous file in memory.
 
 mod accel;
 mod args;
