@@ -4,7 +4,7 @@
 //! use kgate_klog::{Parser, Source};
 //!
 //! let mut parser = Parser::new(Source::Console);
-//! let mut findings = parser.push(b"[    7.1] Kernel panic - not syncing: VFS: Unable to ");
+//! let mut findings = parser.push(b"[    7.123456] Kernel panic - not syncing: VFS: Unable to ");
 //! findings.extend(parser.push(b"mount root fs on unknown-block(0,0)\n"));
 //! findings.extend(parser.finish());
 //! assert_eq!(findings.len(), 1);
