@@ -384,7 +384,9 @@ impl Supervisor {
                 },
             }
         };
-        let _ = timeout(LAST_EVENTS, drain_events(&mut events, &mut told)).await;
+        if events.is_some() {
+            let _ = timeout(LAST_EVENTS, drain_events(&mut events, &mut told)).await;
+        }
         if !self.expected {
             // What the agent said at last is on its way, or was the last thing that came.
             self.console.closed(DRAIN).await;

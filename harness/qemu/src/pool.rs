@@ -243,7 +243,13 @@ impl Guests {
         else {
             return Ok(());
         };
-        Kit::build(kernel, userland, self.config.programs, &[], network).map(drop)
+        let kit = Kit::build(kernel, userland, self.config.programs, &[], network)?;
+        // A boot that loads no further modules takes this one.
+        if let Ok(mut state) = self.state.try_lock() {
+            let key = KitKey { role, image: image.to_owned(), modules: Vec::new(), network };
+            state.kits.insert(key, Rc::new(kit));
+        }
+        Ok(())
     }
 
     async fn start(
