@@ -134,6 +134,12 @@ impl From<BootError> for CommandError {
     }
 }
 
+impl From<RunDirError> for CommandError {
+    fn from(error: RunDirError) -> Self {
+        RunError::from(error).into()
+    }
+}
+
 impl From<RunError> for CommandError {
     fn from(error: RunError) -> Self {
         match &error {

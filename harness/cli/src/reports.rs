@@ -10,7 +10,7 @@ use indicatif::ProgressDrawTarget;
 use kgate_compare::{Assessment, Inputs};
 use kgate_model::journal::{Entry, RunRecord};
 use kgate_report::{Lines, Observer, Progress, Report, Results, Style, junit, markdown, summary};
-use kgate_runner::{RunDir, RunError};
+use kgate_runner::RunDir;
 
 use crate::args::{CompareArgs, MergeArgs, Outputs, ReportArgs, Rules};
 use crate::context::{Context, now};
@@ -69,7 +69,7 @@ pub(crate) fn merge(context: &Context, args: &MergeArgs) -> Result<ExitCode, Com
 }
 
 fn open(path: &Path) -> Result<RunDir, CommandError> {
-    Ok(RunDir::open(path).map_err(RunError::from)?)
+    Ok(RunDir::open(path)?)
 }
 
 /// Computes the verdict, shows it, writes the reports.
@@ -80,7 +80,7 @@ pub(crate) fn decide(
     outputs: &Outputs,
 ) -> Result<ExitCode, CommandError> {
     check(outputs)?;
-    let record = dir.record().map_err(RunError::from)?;
+    let record = dir.record()?;
     let planned = dir.inputs();
     let (mut policy, mut waivers) = (planned.policy.clone(), planned.waivers.clone());
     if let Some(replace) = replace {

@@ -9,7 +9,7 @@ use kgate_model::journal::Event;
 use kgate_model::outcome::Role;
 use kgate_model::plan::Plan;
 use kgate_qemu::Guests;
-use kgate_runner::{RunDir, RunDirError, RunEnd, RunError};
+use kgate_runner::{RunDir, RunDirError, RunEnd};
 use tokio::sync::watch;
 
 use crate::args::{PlanArgs, RunArgs, Subjects};
@@ -62,7 +62,7 @@ impl Run {
             .read_dir()
             .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() != "lock")))
         {
-            return Err(RunError::from(RunDirError::Occupied(path)).into());
+            return Err(RunDirError::Occupied(path).into());
         }
         let prepared = Prepared::new(context, &args.subjects, &mut announce)?;
         let (partition, partitions) = match args.partition {
@@ -71,7 +71,7 @@ impl Run {
         };
         let plan = prepared.plan(partitions);
         let pool = pool(context, &prepared.library, prepared.kernels, &plan, budget)?;
-        let dir = RunDir::create(&path, plan, prepared.inputs).map_err(RunError::from)?;
+        let dir = RunDir::create(&path, plan, prepared.inputs)?;
         Ok(Self { dir, pool, partition })
     }
 
@@ -87,17 +87,14 @@ impl Run {
             ))
             .hint("`kgate compare DIR` decides again by another policy or with other waivers"));
         }
-        let open = |path| RunDir::open(path).map_err(RunError::from);
-        let dir = open(path)?;
+        let dir = RunDir::open(path)?;
         let plan = dir.plan();
         let (baseline, candidate) = (&plan.baseline.reference, &plan.candidate.reference);
         let kernels = prepare::kernels(context, baseline, candidate, &mut announce)
             .map_err(|error| error.hint(PLANNED_WITH))?;
-        dir.check_kernels(&kernels[&Role::Baseline].record(), &kernels[&Role::Candidate].record())
-            .map_err(RunError::from)?;
+        dir.check_kernels(&kernels[&Role::Baseline].record(), &kernels[&Role::Candidate].record())?;
         let partition = dir
-            .entries()
-            .map_err(RunError::from)?
+            .entries()?
             .into_iter()
             .find_map(|entry| match entry.event {
                 Event::RunStarted { partition, .. } => Some(partition),
@@ -121,7 +118,7 @@ impl Run {
         };
         // KVM that was asked for and can't be used is told before anything is started.
         pool.settle_accel().await?;
-        let record = dir.record().map_err(RunError::from)?;
+        let record = dir.record()?;
         let mut live = Live::new(&record, context.colour);
         let mut observe = |entry: &_| live.take(entry);
         let end = kgate_runner::run(&dir, &pool, partition, &mut observe, cancel).await?;

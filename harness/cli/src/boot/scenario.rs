@@ -10,7 +10,7 @@ use std::time::Duration;
 use kgate_machine::Pool;
 use kgate_model::journal::{Event, RunRecord};
 use kgate_model::outcome::{Blame, Outcome, Role};
-use kgate_runner::{Inputs, RunDir, RunEnd, RunError, make_plan, trial_log};
+use kgate_runner::{Inputs, RunDir, RunEnd, make_plan, trial_log};
 use kgate_scenario::{
     MachineSpec, Overrides, Policy, Requires, Scenario, Selected, Timeouts, Waivers, Workload,
 };
@@ -62,7 +62,7 @@ pub(super) async fn run(
 
     let temporary = tempfile::Builder::new().prefix("kgate-boot-").tempdir()?;
     let log = plan.trials().next().map(|(_, trial)| temporary.path().join(trial_log(&trial.id)));
-    let dir = RunDir::create(temporary.path(), plan, inputs).map_err(RunError::from)?;
+    let dir = RunDir::create(temporary.path(), plan, inputs)?;
     let mut output = Output { path: log.unwrap_or_default(), shown: 0 };
     let mut observe = |entry: &kgate_model::journal::Entry| {
         if let Event::Finding { finding, .. } = &entry.event {
@@ -85,7 +85,7 @@ pub(super) async fn run(
         }
     };
     output.show()?;
-    let record = dir.record().map_err(RunError::from)?;
+    let record = dir.record()?;
     keep_console(args, &record, temporary.path())?;
     match end? {
         RunEnd::Interrupted => Err(super::interrupted()),
