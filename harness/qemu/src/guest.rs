@@ -317,6 +317,16 @@ struct Told {
     reason: Option<qmp::ShutdownCause>,
 }
 
+impl Told {
+    fn take(&mut self, event: qmp::Event) {
+        match event {
+            qmp::Event::GUEST_PANICKED { .. } => self.panicked = true,
+            qmp::Event::SHUTDOWN { data, .. } => self.reason = Some(data.reason),
+            _ => {}
+        }
+    }
+}
+
 impl Supervisor {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         let (read, write) = split(self.qmp_socket);
@@ -344,14 +354,12 @@ impl Supervisor {
             tokio::select! {
                 status = self.process.wait() => break status,
                 event = next_event(&mut events) => match event {
-                    Some(qmp::Event::GUEST_PANICKED { .. }) => {
-                        told.panicked = true;
-                        deadline.get_or_insert_with(|| Instant::now() + PANIC_GRACE);
+                    Some(event) => {
+                        told.take(event);
+                        if told.panicked {
+                            deadline.get_or_insert_with(|| Instant::now() + PANIC_GRACE);
+                        }
                     }
-                    Some(qmp::Event::SHUTDOWN { data, .. }) => {
-                        told.reason = Some(data.reason);
-                    }
-                    Some(_) => {}
                     None => events = None,
                 },
                 () = self.console.panicked(), if deadline.is_none() => {
@@ -459,11 +467,7 @@ async fn next_event(events: &mut Option<Events>) -> Option<qmp::Event> {
 /// Reads events until there are no more.
 async fn drain_events(events: &mut Option<Events>, told: &mut Told) {
     while let Some(event) = next_event(events).await {
-        match event {
-            qmp::Event::GUEST_PANICKED { .. } => told.panicked = true,
-            qmp::Event::SHUTDOWN { data, .. } => told.reason = Some(data.reason),
-            _ => {}
-        }
+        told.take(event);
     }
 }
 
