@@ -166,17 +166,16 @@ impl Report {
         let rule = self.compiled.rule;
         let function = self.compiled.blamed(&self.frames).cloned();
         let title = title(rule.title, &self.groups, self.detail.as_deref(), function.as_deref());
+        let severity = self.final_severity();
         self.excerpt.truncate(self.kept);
         Finding {
-            kind: rule.kind,
-            severity: self.final_severity(),
             signature: format!("{}/{title}", rule.kind),
-            title,
             function,
             start: self.start,
             end: self.end,
             panicked: self.panicked,
             excerpt: self.excerpt,
+            ..Finding::new(rule.kind, severity, title)
         }
     }
 }

@@ -148,6 +148,68 @@ impl fmt::Display for Severity {
     }
 }
 
+/// What a sanitizer or a fault handler says about the access that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    /// Memory was read.
+    Read,
+    /// Memory was written.
+    Write,
+    /// An instruction was fetched.
+    Execute,
+    /// Memory was freed.
+    Free,
+}
+
+/// The memory access that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// What was tried; `None` when the report does not say.
+    pub operation: Option<Operation>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Where, as printed.
+    pub address: Option<u64>,
+}
+
+/// A line of source code.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SourceLine {
+    /// Path as the compiler was given it, relative to the kernel's source where it can be told.
+    pub file: String,
+    /// From 1.
+    pub line: u32,
+}
+
+/// One function of a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Name as printed, suffixes of the compiler included.
+    pub function: String,
+    /// Bytes from the function's start to the return address; `None` where it was not printed.
+    pub offset: Option<u64>,
+    /// Bytes of the function.
+    pub size: Option<u64>,
+    /// The module it is in; `None` for the kernel's image.
+    pub module: Option<String>,
+    /// Inlined into the next frame: it has no address of its own.
+    pub inlined: bool,
+    /// `false` for one found on the stack that need not have been called (`? ` in the log).
+    pub reliable: bool,
+    /// Where it is in the source, when the log or debug information tells.
+    pub source: Option<SourceLine>,
+}
+
+/// A stack printed besides that of the failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stack {
+    /// What the kernel said before it, such as `Allocated by task 77:`.
+    pub label: String,
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+}
+
 /// One failure that a kernel reported in its log, with everything that followed from it directly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
@@ -158,17 +220,83 @@ pub struct Finding {
     /// One stable line for people: no addresses, CPUs, times or process ids, such as
     /// `WARNING in tcp_rcv_state_process`.
     pub title: String,
+    /// Other lines that the same failure may be titled with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alt_titles: Vec<String>,
     /// The kernel function the failure is charged to, without offset; `None` when the report
     /// names none.
     pub function: Option<String>,
-    /// Equal for the same failure on another boot, CPU or address layout.
+    /// Equal for the same failure on another boot, CPU, address layout or point release.
     pub signature: String,
     /// Offset in the log of the first byte of the report's first line.
     pub start: u64,
     /// Offset in the log just after the last byte of the report.
     pub end: u64,
+    /// The kernel's time stamp of the first line, in microseconds; `None` without one.
+    #[serde(default)]
+    pub time_us: Option<u64>,
     /// Whether the kernel panicked over it.
     pub panicked: bool,
+    /// Why the report's text can't be trusted, when it is cut short or mixed with another.
+    #[serde(default)]
+    pub corrupted: Option<String>,
+    /// The access that failed, where the report tells of one.
+    #[serde(default)]
+    pub access: Option<Access>,
+    /// The stack of the failure, innermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frames: Vec<Frame>,
+    /// Other stacks of the report: who allocated, who freed, other tasks and CPUs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stacks: Vec<Stack>,
+    /// The CPU that reported.
+    #[serde(default)]
+    pub cpu: Option<u32>,
+    /// The process that was running, or that is at fault.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Its name, as the kernel knows it: at most 15 bytes.
+    #[serde(default)]
+    pub command: Option<String>,
+    /// Letters of the taint flags that were set, in the kernel's order (`PFSRMBUDAWCIOELKXTNJ`,
+    /// `Documentation/admin-guide/tainted-kernels.rst`); `None` when the report does not tell.
+    #[serde(default)]
+    pub taint: Option<String>,
+    /// Modules that were linked in, without their own flags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
+    /// The kernel's release, as the report gives it.
+    #[serde(default)]
+    pub release: Option<String>,
     /// The report's text with line prefixes taken off and `\n` line ends, cut when it is long.
     pub excerpt: String,
+}
+
+impl Finding {
+    /// A finding of which only these are known.
+    pub fn new(kind: FindingKind, severity: Severity, title: impl Into<String>) -> Self {
+        Self {
+            kind,
+            severity,
+            title: title.into(),
+            alt_titles: Vec::new(),
+            function: None,
+            signature: String::new(),
+            start: 0,
+            end: 0,
+            time_us: None,
+            panicked: false,
+            corrupted: None,
+            access: None,
+            frames: Vec::new(),
+            stacks: Vec::new(),
+            cpu: None,
+            pid: None,
+            command: None,
+            taint: None,
+            modules: Vec::new(),
+            release: None,
+            excerpt: String::new(),
+        }
+    }
 }

@@ -63,17 +63,14 @@ pub(crate) fn errored(message: &str) -> Outcome {
 
 pub(crate) fn warning(title: &str) -> Finding {
     Finding {
-        kind: FindingKind::Warning,
-        severity: Severity::Warning,
-        title: title.to_owned(),
         function: title.rsplit_once(' ').map(|(_, function)| function.to_owned()),
         signature: format!("warning:{title}"),
         start: 100,
         end: 300,
-        panicked: false,
         excerpt: format!(
             "{title} at net/ipv4/tcp_input.c:6561\nCall Trace:\n tcp_v4_do_rcv+0x1/0x2"
         ),
+        ..Finding::new(FindingKind::Warning, Severity::Warning, title)
     }
 }
 
