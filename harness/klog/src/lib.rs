@@ -11,6 +11,7 @@
 //! assert!(findings[0].panicked);
 //! ```
 
+mod frame;
 mod line;
 mod parser;
 mod report;
