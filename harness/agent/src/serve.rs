@@ -206,10 +206,12 @@ fn greet(agent: &'static Agent, protocol: u32, setup: &Setup) {
         )))
     };
     agent.outbox.send(&Reply::Done { id: 0, result });
-    // Only now: reading hundreds of records would hold up the first step.
-    LOG.get_or_init(|| {
-        let _ = spawn_thread("kernel log", || kmsg::stream(&agent.outbox));
-    });
+    if setup.kernel_log {
+        // Only now: reading hundreds of records would hold up the first step.
+        LOG.get_or_init(|| {
+            let _ = spawn_thread("kernel log", || kmsg::stream(&agent.outbox));
+        });
+    }
 }
 
 fn handle(agent: &'static Agent, request: Request, work: &Sender<Work>) {

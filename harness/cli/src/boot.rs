@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use kgate_kernel::Status;
+use kgate_kernel::{Kernel, Status};
 use kgate_machine::{AgentError, BootRequest, Machine, Pool};
 use kgate_model::outcome::Role;
 use kgate_model::plan::MachineShape;
@@ -47,16 +47,9 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
         return Err(CommandError::usage("there is no terminal for a shell")
             .hint("name a command: kgate boot KERNEL -- COMMAND …"));
     }
-    let kernel = context.kernel(&args.kernel)?;
-    if let Some(absent) = args.modules.iter().find(|m| kernel.modules.status(m) == Status::Absent) {
-        return Err(CommandError::usage(format!(
-            "{} has no module `{absent}`, neither as a file nor built in",
-            kernel.release
-        )));
-    }
+    let kernels = || Ok(BTreeMap::from([(Role::Candidate, kernel(context, &args)?)]));
     let library = Source::new(&args.library)?;
     let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
-    let kernels = BTreeMap::from([(Role::Candidate, kernel)]);
     let image = args.image.as_str();
     let pool = guests::pool(context, &library, kernels, [image], budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");
@@ -105,17 +98,14 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
         result = drive(machine.as_ref(), &args, interactive) => result,
         _ = signals.wait_for(|&asked| asked) => Err(interrupted()),
     };
-    machine.console().settle().await;
-    let mut findings = machine.console().findings(0);
     let console = machine.console().clone();
     if result.is_ok() {
         machine.stop().await;
     } else {
         drop(machine);
-        console.closed(Duration::from_secs(2)).await;
-        findings = console.findings(0);
     }
-    for finding in findings {
+    console.closed(Duration::from_secs(2)).await;
+    for finding in console.findings(0) {
         anstream::eprintln!("kgate: kernel log: {}", text::line(&finding.title));
     }
     if let Some(error) = console.error() {
@@ -125,6 +115,17 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
         )));
     }
     result
+}
+
+fn kernel(context: &Context, args: &BootArgs) -> Result<Kernel, CommandError> {
+    let kernel = context.kernel(&args.kernel)?;
+    match args.modules.iter().find(|m| kernel.modules.status(m) == Status::Absent) {
+        None => Ok(kernel),
+        Some(absent) => Err(CommandError::usage(format!(
+            "{} has no module `{absent}`, neither as a file nor built in",
+            kernel.release
+        ))),
+    }
 }
 
 fn interrupted() -> CommandError {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use kgate_kernel::Kernel;
 use kgate_model::outcome::Role;
@@ -24,26 +26,43 @@ pub(crate) struct Budget {
     pub(crate) memory: Option<u64>,
 }
 
-/// Builds the images that are not in the cache yet, and the pool. `progress` is told what takes
-/// long.
+/// Does both at a time: each of them waits for other programs.
+fn both<A, B: Send>(here: impl FnOnce() -> A, there: impl FnOnce() -> B + Send) -> (A, B) {
+    thread::scope(|scope| {
+        let there = scope.spawn(there);
+        let here = here();
+        // A panic over there is one here.
+        (here, there.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+/// Finds the kernels, builds the images that are not in the cache yet, and the pool. `progress` is
+/// told what takes long.
 pub(crate) fn pool<'a>(
     context: &Context,
     library: &Source,
-    kernels: BTreeMap<Role, Kernel>,
+    kernels: impl FnOnce() -> Result<BTreeMap<Role, Kernel>, CommandError>,
     images: impl IntoIterator<Item = &'a str>,
     budget: Budget,
     progress: &mut dyn FnMut(String),
 ) -> Result<Guests, CommandError> {
-    let qemu = context.qemu()?;
     fs::create_dir_all(context.cache()?).map_err(at(context.cache()?))?;
     let builder = context.images()?;
+    // A kernel is read while programs are asked for their versions.
+    let base = || Ok::<_, CommandError>(Arc::new(context.images()?.base_userland()?));
+    let programs = || both(|| context.qemu(), base);
+    let (kernels, (qemu, base)) = both(kernels, programs);
+    let (kernels, qemu) = (kernels?, qemu?);
+    let mut base = Some(base);
     let mut userlands = BTreeMap::new();
     for name in images {
         if userlands.contains_key(name) {
             continue;
         }
-        let userland = if name == BASE {
-            Userland::Base(Arc::new(builder.base_userland()?))
+        let userland = if name == BASE
+            && let Some(base) = base.take()
+        {
+            Userland::Base(base?)
         } else {
             let recipe = library.recipe(name)?;
             progress(format!("image {name}"));

@@ -164,7 +164,7 @@ fn pool(
     budget: Budget,
 ) -> Result<Guests, CommandError> {
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
-    let pool = guests::pool(context, library, kernels, images, budget, &mut announce)?;
+    let pool = guests::pool(context, library, || Ok(kernels), images, budget, &mut announce)?;
     let kinds: BTreeSet<_> =
         plan.boots.iter().map(|b| (b.role, b.image.as_str(), b.shape.network)).collect();
     for (role, image, network) in kinds {

@@ -71,9 +71,10 @@ impl Agent {
     /// The stream ended, held something else, or the agent could not prepare.
     pub async fn connect(
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
-        setup: Setup,
+        mut setup: Setup,
         kernel_log: Option<&Path>,
     ) -> Result<(Self, Identity), AgentError> {
+        setup.kernel_log = kernel_log.is_some();
         let log = kernel_log
             .map(File::create)
             .transpose()

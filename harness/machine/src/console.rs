@@ -21,7 +21,7 @@ const FILE_LIMIT: u64 = 256 << 20;
 /// Findings of one console that are kept; a machine that oopses in a loop has said enough by then.
 const MAX_FINDINGS: usize = 1000;
 /// Between two reads: a console comes byte by byte, and each read wakes the controller.
-const BATCH: Duration = Duration::from_millis(3);
+const BATCH: Duration = Duration::from_millis(10);
 /// A console is caught up with when nothing has come for so long.
 const SETTLED: Duration = Duration::from_millis(2);
 

@@ -37,7 +37,8 @@ pub struct BootRequest {
     pub modules: Vec<String>,
     /// Where the console is written, byte for byte.
     pub console: PathBuf,
-    /// Where the records of `/dev/kmsg` are written.
+    /// Where the records of `/dev/kmsg` are written. Without it the boot is nobody's evidence: the
+    /// machine may leave out what only tells more precisely how it ended.
     pub kernel_log: Option<PathBuf>,
     /// The agent must have answered after this time.
     pub deadline: Duration,

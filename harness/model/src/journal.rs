@@ -76,7 +76,7 @@ pub enum Event {
         /// The trial that was running.
         trial: Option<String>,
         /// What was found.
-        finding: Finding,
+        finding: Box<Finding>,
     },
     /// A trial started.
     TrialStarted {
@@ -300,9 +300,9 @@ impl RunRecord {
             Event::Finding { boot, trial, finding } => {
                 let trial = trial.and_then(|t| trial_at.get(&t));
                 if let Some(&at) = trial {
-                    self.trials[at].findings.push(finding);
+                    self.trials[at].findings.push(*finding);
                 } else if let Some(&at) = boot_at.get(&boot) {
-                    self.boots[at].findings.push(finding);
+                    self.boots[at].findings.push(*finding);
                 }
             }
             Event::TrialStarted { trial, attempt } => {

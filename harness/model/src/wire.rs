@@ -126,6 +126,8 @@ pub struct Setup {
     /// Kernel settings written before the first step, path below `/proc/sys` to value. One that the
     /// kernel doesn't have is passed over.
     pub sysctls: BTreeMap<String, String>,
+    /// Send the records of `/dev/kmsg`, from the first one on.
+    pub kernel_log: bool,
     /// A NIC is attached: bring it up with QEMU's user-network defaults (10.0.2.15/24).
     pub network: bool,
 }

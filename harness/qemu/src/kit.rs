@@ -68,6 +68,8 @@ pub(crate) struct Kit {
     pub(crate) disk: Option<PathBuf>,
     /// What the agent prepares.
     pub(crate) setup: Setup,
+    /// Modules of the panic device, in order.
+    pub(crate) panic: Vec<String>,
     /// Names of modules that trials may load to their paths in the initramfs, in order.
     pub(crate) loadable: BTreeMap<String, Vec<String>>,
 }
@@ -101,7 +103,7 @@ impl Kit {
             .filter(|name| kernel.modules.status(name) == Status::Module)
             .map(Driver::named)
             .collect();
-        setup.modules.extend(archive.modules(kernel.require(&panic)?)?);
+        let panic = archive.modules(kernel.require(&panic)?)?;
         if network {
             setup.modules.extend(archive.modules(kernel.require(&drivers(&NETWORK))?)?);
         }
@@ -132,7 +134,7 @@ impl Kit {
             .write(writer)?
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
-        Ok(Self { initrd: file.into(), disk, setup, loadable })
+        Ok(Self { initrd: file.into(), disk, setup, panic, loadable })
     }
 }
 

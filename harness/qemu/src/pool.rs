@@ -268,6 +268,10 @@ impl Guests {
         let initrd = kit.initrd.as_fd().try_clone_to_owned().map_err(|e| {
             BootError::harness(FaultKind::Controller, format!("no descriptor for a guest: {e}"))
         })?;
+        let mut setup = kit.setup.clone();
+        if request.kernel_log.is_some() {
+            setup.modules.extend_from_slice(&kit.panic);
+        }
         let spec = GuestSpec {
             name: request.name.clone(),
             accel,
@@ -287,7 +291,7 @@ impl Guests {
             qemu: &self.config.qemu.program,
             spec,
             initrd,
-            setup: kit.setup.clone(),
+            setup,
             loadable: kit.loadable.clone(),
             request,
         })

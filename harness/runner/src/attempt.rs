@@ -131,7 +131,11 @@ impl Attempt<'_, '_> {
                     Ok(Err(error)) => {
                         for finding in error.findings {
                             let boot = id.clone();
-                            context.emit(Event::Finding { boot, trial: None, finding })?;
+                            context.emit(Event::Finding {
+                                boot,
+                                trial: None,
+                                finding: Box::new(finding),
+                            })?;
                         }
                         saved =
                             error.diagnosis.map(|text| self.save_diagnosis(&text)).transpose()?;
@@ -244,7 +248,7 @@ impl Attempt<'_, '_> {
         for finding in vitals.findings(self.emitted, end) {
             self.emitted += 1;
             let (boot, trial) = (self.boot.to_owned(), trial.map(str::to_owned));
-            self.context.emit(Event::Finding { boot, trial, finding })?;
+            self.context.emit(Event::Finding { boot, trial, finding: Box::new(finding) })?;
         }
         Ok(())
     }

@@ -71,7 +71,10 @@ impl Agent {
     /// Starts an agent and exchanges the first messages.
     pub(crate) fn ready(arguments: &[&str]) -> Self {
         let mut agent = Self::start(arguments);
-        agent.send(&Request::Hello { protocol: PROTOCOL, setup: Setup::default() });
+        agent.send(&Request::Hello {
+            protocol: PROTOCOL,
+            setup: Setup { kernel_log: true, ..Setup::default() },
+        });
         let first = agent.reply(|_| true);
         assert!(matches!(first, Reply::Hello { protocol: PROTOCOL, .. }), "{first:?}");
         assert_eq!(agent.reply(|_| true), Reply::Done { id: 0, result: Ok(()) });

@@ -49,7 +49,7 @@ pub(super) async fn run(
 
     let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
-    let pool = guests::pool(context, &library, kernels, images, budget, &mut |what| {
+    let pool = guests::pool(context, &library, || Ok(kernels), images, budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");
     })?;
     for boot in &plan.boots {

@@ -248,7 +248,11 @@ impl Run {
         let id = || boot.id.clone();
         events.push(Event::BootStarted { boot: id(), attempt: 1 });
         for finding in self.boot_findings.get(&at).into_iter().flatten() {
-            events.push(Event::Finding { boot: id(), trial: None, finding: finding.clone() });
+            events.push(Event::Finding {
+                boot: id(),
+                trial: None,
+                finding: Box::new(finding.clone()),
+            });
         }
         let fault = self.boot_faults.get(&at);
         if fault.is_none() {
@@ -305,7 +309,7 @@ impl Run {
         events.push(Event::StepStarted { trial: trial.id.clone(), step: 1, name });
         for finding in self.findings.get(&key).into_iter().flatten() {
             let (boot, trial) = (boot.id.clone(), Some(trial.id.clone()));
-            events.push(Event::Finding { boot, trial, finding: finding.clone() });
+            events.push(Event::Finding { boot, trial, finding: Box::new(finding.clone()) });
         }
         for samples in self.samples.get(&key).into_iter().flatten() {
             events.push(Event::Measured { trial: trial.id.clone(), samples: samples.clone() });
