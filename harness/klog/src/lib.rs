@@ -11,9 +11,11 @@
 //! assert!(findings[0].panicked);
 //! ```
 
+pub mod delta;
 mod frame;
 mod line;
 mod parser;
+mod pattern;
 mod report;
 mod rules;
 mod table;
