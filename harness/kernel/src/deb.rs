@@ -115,7 +115,7 @@ fn parse_dependency(text: &str) -> Option<Dependency> {
 }
 
 /// Unpacks the kernel's files.
-pub(crate) fn unpack(path: &Path, tree: &mut Tree) -> Result<(), KernelError> {
+pub(crate) fn unpack(path: &Path, tree: &mut Tree<'_>) -> Result<(), KernelError> {
     let mut archive = tar::Archive::new(member(path, "data.tar")?);
     let packed = |e| KernelError::packed(path, "its data.tar", &e);
     // Entries are taken raw so that a long name can't ask for any amount of memory.
@@ -143,6 +143,9 @@ pub(crate) fn unpack(path: &Path, tree: &mut Tree) -> Result<(), KernelError> {
         if kind.is_file() {
             let size = entry.size();
             tree.write(&place, entry, size)?;
+            if tree.is_complete() {
+                return Ok(());
+            }
         } else if kind.is_hard_link()
             && let Some(target) = entry.link_name_bytes()
             && let Some(from) = tree.place(&target)?

@@ -88,6 +88,15 @@ pub enum KernelError {
         /// What to do instead.
         advice: &'static str,
     },
+    /// The file holds no debug information.
+    #[error("{}: no debug information in it: {found}; give a vmlinux or module built with \
+        CONFIG_DEBUG_INFO, a directory that has them, or a debug package", path.display())]
+    NoDebugInformation {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        found: String,
+    },
     /// The directory or package holds no kernel.
     #[error("{}: no kernel in it: looked for {looked_for}{advice}", path.display())]
     NoKernel {

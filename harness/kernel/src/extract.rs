@@ -1,6 +1,7 @@
 //! Unpacking kernel packages into the cache: only the files that make up a kernel, never a link or
 //! a device, never outside the target, and never half.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::compress::{self, Format};
 use crate::error::KernelError;
-use crate::modules::Modules;
+use crate::modules::{Modules, debug_name};
 use crate::{deb, locate, rpm};
 
 /// More than any kernel with its modules and their debug information.
@@ -55,7 +56,7 @@ pub(crate) fn info(path: &Path) -> Result<PackageInfo, KernelError> {
     }
 }
 
-fn is_rpm(path: &Path) -> bool {
+pub(crate) fn is_rpm(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "rpm")
 }
 
@@ -82,17 +83,66 @@ pub(crate) fn unpacked(
         return Ok(target);
     }
     let dir = temporary(&kernels)?;
-    let mut tree = Tree::new(dir.path());
+    let mut tree = Tree::new(dir.path(), Selection::Kernel);
     for (path, _) in packages {
-        tree.package = path.clone();
-        match is_rpm(path) {
-            true => rpm::unpack(path, &mut tree)?,
-            false => deb::unpack(path, &mut tree)?,
-        }
+        unpack(path, &mut tree)?;
     }
     write_aliases(dir.path())?;
     let dir = dir.keep();
     fs::rename(&dir, &target).map_err(|e| KernelError::io("write", &target, e))?;
+    Ok(target)
+}
+
+fn unpack(path: &Path, tree: &mut Tree) -> Result<(), KernelError> {
+    path.clone_into(&mut tree.package);
+    match is_rpm(path) {
+        true => rpm::unpack(path, tree),
+        false => deb::unpack(path, tree),
+    }
+}
+
+/// Names of the modules that an unpacked debug package has.
+const CONTENTS: &str = "contents";
+
+/// The directory in `cache` with the kernel of the debug package at `path`, whose SHA-256 is
+/// `digest`, and with its `modules`: those that it has. They are unpacked when they are needed.
+pub(crate) fn debug_package(
+    cache: &Path,
+    path: &Path,
+    digest: &str,
+    modules: &BTreeSet<String>,
+) -> Result<PathBuf, KernelError> {
+    let packages = cache.join("debug");
+    let target = packages.join(digest);
+    let _lock = lock(&packages)?;
+    let dir = temporary(&packages)?;
+    let io = |e| KernelError::io("write", &target, e);
+    if !target.is_dir() {
+        let mut tree = Tree::new(dir.path(), Selection::Debug { modules, at_most: usize::MAX });
+        unpack(path, &mut tree)?;
+        let names: String = tree.modules.iter().map(|name| format!("{name}\n")).collect();
+        fs::write(dir.path().join(CONTENTS), names).map_err(io)?;
+        fs::rename(dir.keep(), &target).map_err(io)?;
+        return Ok(target);
+    }
+    let contents = fs::read_to_string(target.join(CONTENTS)).map_err(io)?;
+    let unpacked = Modules::debug(&target.join("lib/modules"))?;
+    let missing: BTreeSet<String> = contents
+        .lines()
+        .filter(|name| modules.contains(*name) && !unpacked.contains_key(*name))
+        .map(str::to_owned)
+        .collect();
+    if !missing.is_empty() {
+        let at_most = missing.len();
+        let mut tree = Tree::new(dir.path(), Selection::Debug { modules: &missing, at_most });
+        unpack(path, &mut tree)?;
+        for file in Modules::debug(&dir.path().join("lib/modules"))?.into_values() {
+            let Ok(name) = file.strip_prefix(dir.path()) else { continue };
+            let place = target.join(name);
+            fs::create_dir_all(place.parent().unwrap_or(&target)).map_err(io)?;
+            fs::rename(&file, &place).map_err(io)?;
+        }
+    }
     Ok(target)
 }
 
@@ -163,17 +213,43 @@ fn write_aliases(root: &Path) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// Which files of a package are unpacked.
+#[derive(Clone, Copy)]
+enum Selection<'a> {
+    /// Those of a kernel that boots.
+    Kernel,
+    /// The kernel with debug information and these modules; nothing comes after so many files.
+    Debug { modules: &'a BTreeSet<String>, at_most: usize },
+}
+
 /// The unpacked files of a kernel.
-pub(crate) struct Tree {
+pub(crate) struct Tree<'a> {
     root: PathBuf,
     package: PathBuf,
+    selection: Selection<'a>,
+    /// The modules of a debug package, unpacked or not.
+    modules: BTreeSet<String>,
     entries: usize,
+    files: usize,
     bytes: u64,
 }
 
-impl Tree {
-    fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), package: PathBuf::new(), entries: 0, bytes: 0 }
+impl<'a> Tree<'a> {
+    fn new(root: &Path, selection: Selection<'a>) -> Self {
+        Self {
+            root: root.to_owned(),
+            package: PathBuf::new(),
+            selection,
+            modules: BTreeSet::new(),
+            entries: 0,
+            files: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Whether no further file is wanted.
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(self.selection, Selection::Debug { at_most, .. } if self.files >= at_most)
     }
 
     /// Where the file `name` of the package belongs; `None` when no kernel needs it.
@@ -195,15 +271,41 @@ impl Tree {
                 Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
             }
         }
-        let parts = match parts.as_slice() {
+        let mut parts = match parts.as_slice() {
             ["usr", rest @ ..] => rest,
             all => all,
         };
-        let wanted = match parts {
-            ["boot", file] => file.starts_with("vmlinuz-") || file.starts_with("config-"),
-            // An uncompressed kernel is there for debuggers; build and source lead elsewhere.
-            ["lib", "modules", _, first, ..] => !matches!(*first, "vmlinux" | "build" | "source"),
-            _ => false,
+        let wanted = match self.selection {
+            Selection::Kernel => match parts {
+                ["boot", file] => file.starts_with("vmlinuz-") || file.starts_with("config-"),
+                // An uncompressed kernel is there for debuggers; build and source lead elsewhere.
+                ["lib", "modules", _, first, ..] => {
+                    !matches!(*first, "vmlinux" | "build" | "source")
+                }
+                _ => false,
+            },
+            Selection::Debug { modules, at_most } => {
+                parts = match parts {
+                    ["lib", "debug", "usr", rest @ ..] | ["lib", "debug", rest @ ..] => rest,
+                    all => all,
+                };
+                let module = match parts {
+                    ["lib", "modules", ..] => debug_name(Path::new(name)),
+                    _ => None,
+                };
+                match (parts, module) {
+                    (_, Some(module)) => {
+                        let wanted = modules.contains(&module);
+                        self.modules.insert(module);
+                        wanted
+                    }
+                    // Without a bound on the number it is the kernel's turn too.
+                    (["boot", file] | ["lib", "modules", _, file], None) => {
+                        file.starts_with("vmlinux") && at_most == usize::MAX
+                    }
+                    _ => false,
+                }
+            }
         };
         Ok(wanted.then(|| self.root.join(parts.iter().collect::<PathBuf>())))
     }
@@ -215,6 +317,7 @@ impl Tree {
         mut data: impl Read,
         size: u64,
     ) -> Result<(), KernelError> {
+        self.files += 1;
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > MAX_UNPACKED {
             return Err(self.refuse("it unpacks to more than 8 GiB".to_owned()));

@@ -17,6 +17,7 @@ pub mod modules;
 pub mod reference;
 mod resolve;
 mod rpm;
+pub mod symbols;
 pub mod vmlinux;
 
 pub use config::Config;
@@ -25,4 +26,5 @@ pub use kernel::{Driver, Kernel, Origin, Package};
 pub use modules::{ModuleFile, Modules, Status};
 pub use reference::{PackageReference, Reference};
 pub use resolve::Resolver;
+pub use symbols::{Symbols, Unresolved};
 pub use vmlinux::Vmlinux;

@@ -70,7 +70,7 @@ impl ModuleInfo {
     ///
     /// # Errors
     /// A fragment that says what is wrong with it.
-    fn parse<'data, R: object::ReadRef<'data>>(data: R) -> Result<Self, String> {
+    pub(crate) fn parse<'data, R: object::ReadRef<'data>>(data: R) -> Result<Self, String> {
         let file = object::File::parse(data).map_err(|e| format!("not an ELF object: {e}"))?;
         if file.architecture() != object::Architecture::X86_64 {
             return Err(format!("a module for {:?}, not x86-64", file.architecture()));
@@ -158,12 +158,18 @@ impl Modules {
         let mut modules = Self::none(image, release, config);
         modules.files = match listed(root)? {
             Some(files) => files,
-            None => walk(root)?,
+            None => walk(root, module_name)?,
         };
         modules.builtin = read_list(&root.join("modules.builtin"))?
             .map(|text| text.lines().filter_map(|line| module_name(Path::new(line))).collect());
         modules.root = Some(root.to_owned());
         Ok(modules)
+    }
+
+    /// Names and files of all modules below `root`, those of debug information included; none when
+    /// there is no such directory.
+    pub(crate) fn debug(root: &Path) -> Result<BTreeMap<String, PathBuf>, KernelError> {
+        if root.is_dir() { walk(root, debug_name) } else { Ok(BTreeMap::new()) }
     }
 
     /// The directory they are in; `None` for a kernel that came without modules.
@@ -416,6 +422,14 @@ pub(crate) fn module_name(path: &Path) -> Option<String> {
     (!stem.is_empty()).then(|| normal(stem))
 }
 
+/// As [`module_name`], also of a module's debug information: `drivers/a-b.ko.debug`.
+pub(crate) fn debug_name(path: &Path) -> Option<String> {
+    match path.extension() {
+        Some(extension) if extension == "debug" => module_name(&path.with_extension("")),
+        _ => module_name(path),
+    }
+}
+
 /// A build tree's modules, from its `modules.order`; `None` for an installed directory, whose
 /// `modules.order` may name modules that live in another package.
 fn listed(root: &Path) -> Result<Option<BTreeMap<String, PathBuf>>, KernelError> {
@@ -437,7 +451,10 @@ fn listed(root: &Path) -> Result<Option<BTreeMap<String, PathBuf>>, KernelError>
     Ok(Some(files))
 }
 
-fn walk(root: &Path) -> Result<BTreeMap<String, PathBuf>, KernelError> {
+fn walk(
+    root: &Path,
+    name_of: impl Fn(&Path) -> Option<String>,
+) -> Result<BTreeMap<String, PathBuf>, KernelError> {
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     let mut dirs = vec![(root.to_owned(), 0)];
     let mut seen = 0;
@@ -462,7 +479,7 @@ fn walk(root: &Path) -> Result<BTreeMap<String, PathBuf>, KernelError> {
                 depth == 0 && (entry.file_name() == "build" || entry.file_name() == "source");
             if is_dir && !elsewhere {
                 dirs.push((path, depth + 1));
-            } else if let Some(name) = module_name(&path) {
+            } else if let Some(name) = name_of(&path) {
                 // As depmod does: updates/ before all others. Otherwise the first path.
                 let rank = |p: &Path| (!p.starts_with(root.join("updates")), p.to_owned());
                 match files.get(&name) {
@@ -498,7 +515,7 @@ fn read_info(path: &Path) -> Result<ModuleInfo, KernelError> {
     info.map_err(|detail| KernelError::damaged(path, detail))
 }
 
-fn read_module(path: &Path) -> Result<Vec<u8>, KernelError> {
+pub(crate) fn read_module(path: &Path) -> Result<Vec<u8>, KernelError> {
     let mut file = File::open(path).map_err(|e| KernelError::io("read", path, e))?;
     let format: Option<Format> =
         compress::detect_file(&mut file).map_err(|e| KernelError::io("read", path, e))?;
