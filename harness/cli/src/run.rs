@@ -164,11 +164,9 @@ fn pool(
     budget: Budget,
 ) -> Result<Guests, CommandError> {
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
-    let pool = guests::pool(context, library, || Ok(kernels), images, budget, &mut announce)?;
-    let kinds: BTreeSet<_> =
-        plan.boots.iter().map(|b| (b.role, b.image.as_str(), b.shape.network)).collect();
-    for (role, image, network) in kinds {
-        pool.check(role, image, network)?;
+    let mut pool = guests::pool(context, library, || Ok(kernels), images, budget, &mut announce)?;
+    for boot in &plan.boots {
+        pool.check(boot.role, &boot.image, &boot.modules, boot.shape.network)?;
     }
     Ok(pool)
 }

@@ -77,6 +77,8 @@ pub struct PlannedBoot {
     pub image: String,
     /// The machine.
     pub shape: MachineShape,
+    /// Kernel modules that its trials load, each once.
+    pub modules: Vec<String>,
     /// No other boot may run beside it: it measures time.
     pub exclusive: bool,
     /// Partition that runs it, from 1; 1 of 1 when the plan isn't cut.

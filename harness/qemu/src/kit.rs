@@ -10,6 +10,7 @@ use std::sync::Arc;
 use kgate_image::Busybox;
 use kgate_kernel::initramfs::{Content, Initramfs, InitramfsError};
 use kgate_kernel::{Driver, Kernel, KernelError, ModuleFile, Status};
+use kgate_model::outcome::Role;
 use kgate_model::wire::{Root, Setup};
 use rustix::fs::{MemfdFlags, memfd_create};
 
@@ -51,6 +52,12 @@ pub enum KitError {
     /// The kernel lacks something a guest needs, or its modules can't be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The pool was given no kernel of this role.
+    #[error("the pool has no {0} kernel")]
+    NoKernel(Role),
+    /// The pool was given no image of this name.
+    #[error("no image `{0}` was prepared")]
+    NoImage(String),
     /// The initramfs can't be written.
     #[error(transparent)]
     Initramfs(#[from] InitramfsError),

@@ -202,33 +202,9 @@ impl Guests {
         }
     }
 
-    fn kit(&self, state: &mut State, request: &BootRequest) -> Result<Rc<Kit>, BootError> {
-        let key = KitKey {
-            role: request.role,
-            image: request.image.clone(),
-            modules: request.modules.clone(),
-            network: request.shape.network,
-        };
-        if let Some(kit) = state.kits.get(&key) {
-            return Ok(Rc::clone(kit));
-        }
-        let broken = |message: String| BootError::harness(FaultKind::Controller, message);
-        let kernel = self.kernel(request.role)?;
-        let userland = self
-            .config
-            .userlands
-            .get(&request.image)
-            .ok_or_else(|| broken(format!("no image `{}` was prepared", request.image)))?;
-        let kit = Kit::build(kernel, userland, self.config.programs, &key.modules, key.network)
-            .map_err(|error| broken(error.to_string()))?;
-        let kit = Rc::new(kit);
-        state.kits.insert(key, Rc::clone(&kit));
-        Ok(kit)
-    }
-
     fn kernel(&self, role: Role) -> Result<&Kernel, BootError> {
         self.config.kernels.get(&role).ok_or_else(|| {
-            BootError::harness(FaultKind::Controller, format!("the pool has no {role} kernel"))
+            BootError::harness(FaultKind::Controller, KitError::NoKernel(role).to_string())
         })
     }
 
@@ -237,19 +213,16 @@ impl Guests {
     ///
     /// # Errors
     /// See [`KitError`].
-    pub fn check(&self, role: Role, image: &str, network: bool) -> Result<(), KitError> {
-        let (Some(kernel), Some(userland)) =
-            (self.config.kernels.get(&role), self.config.userlands.get(image))
-        else {
-            return Ok(());
-        };
-        let kit = Kit::build(kernel, userland, self.config.programs, &[], network)?;
-        // A boot that loads no further modules takes this one.
-        if let Ok(mut state) = self.state.try_lock() {
-            let key = KitKey { role, image: image.to_owned(), modules: Vec::new(), network };
-            state.kits.insert(key, Rc::new(kit));
-        }
-        Ok(())
+    pub fn check(
+        &mut self,
+        role: Role,
+        image: &str,
+        modules: &[String],
+        network: bool,
+    ) -> Result<(), KitError> {
+        let (image, modules) = (image.to_owned(), modules.to_vec());
+        let key = KitKey { role, image, modules, network };
+        kit(&self.config, &mut self.state.get_mut().kits, key).map(drop)
     }
 
     async fn start(
@@ -310,6 +283,22 @@ impl Guests {
     }
 }
 
+/// The one that was built for `key`, or a new one.
+fn kit(
+    config: &GuestsConfig,
+    kits: &mut HashMap<KitKey, Rc<Kit>>,
+    key: KitKey,
+) -> Result<Rc<Kit>, KitError> {
+    if let Some(kit) = kits.get(&key) {
+        return Ok(Rc::clone(kit));
+    }
+    let kernel = config.kernels.get(&key.role).ok_or(KitError::NoKernel(key.role))?;
+    let userland =
+        config.userlands.get(&key.image).ok_or_else(|| KitError::NoImage(key.image.clone()))?;
+    let kit = Kit::build(kernel, userland, config.programs, &key.modules, key.network)?;
+    Ok(Rc::clone(kits.entry(key).or_insert(Rc::new(kit))))
+}
+
 #[async_trait(?Send)]
 impl Pool for Guests {
     fn capacity(&self, shape: &MachineShape) -> usize {
@@ -324,7 +313,14 @@ impl Pool for Guests {
 
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
         let mut state = self.state.lock().await;
-        let kit = self.kit(&mut state, request)?;
+        let key = KitKey {
+            role: request.role,
+            image: request.image.clone(),
+            modules: request.modules.clone(),
+            network: request.shape.network,
+        };
+        let kit = kit(&self.config, &mut state.kits, key)
+            .map_err(|e| BootError::harness(FaultKind::Controller, e.to_string()))?;
         let proven = self.accel(&mut state).await?;
         if proven.booted {
             drop(state);

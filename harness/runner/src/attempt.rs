@@ -112,7 +112,7 @@ impl Attempt<'_, '_> {
             role: boot.role,
             image: boot.image.clone(),
             shape: boot.shape.clone(),
-            modules: self.modules(boot),
+            modules: boot.modules.clone(),
             console: dir.join(&console),
             kernel_log: Some(dir.join(rundir::kernel_log(&id, number))),
             deadline: policy.timeouts.boot,
@@ -164,20 +164,6 @@ impl Attempt<'_, '_> {
         context.emit(ended(end.fault.clone(), end.state, end.diagnosis))?;
         context.sync()?;
         Ok(end.fault.map_or(AttemptEnd::Ran, AttemptEnd::Died))
-    }
-
-    /// Modules that the trials of a boot may load.
-    fn modules(&self, boot: &PlannedBoot) -> Vec<String> {
-        let mut modules = Vec::new();
-        for trial in boot.trials.iter().filter(|trial| trial.decided.is_none()) {
-            let assignment = self.context.scenarios.get(&*trial.scenario);
-            for name in assignment.iter().flat_map(|a| &a.requires.modules) {
-                if !modules.contains(name) {
-                    modules.push(name.clone());
-                }
-            }
-        }
-        modules
     }
 
     /// Runs trials until none is left or the machine can't take another.

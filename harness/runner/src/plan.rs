@@ -77,6 +77,10 @@ pub fn make_plan(
             for at in order {
                 let role = Role::ALL[at];
                 let id = group.boot_id(role, number);
+                let undecided = members.iter().filter(|&&member| decided[member][at].is_none());
+                let modules = undecided
+                    .map(|&member| inputs.requires(&inputs.selected[member].scenario).modules)
+                    .reduce(|all, more| union(&all, &more));
                 let trials = members.iter().map(|&member| {
                     let scenario = &inputs.selected[member].scenario;
                     PlannedTrial {
@@ -92,6 +96,7 @@ pub fn make_plan(
                     number,
                     image: group.image.to_owned(),
                     shape: shape(&inputs.workload, role, group.network),
+                    modules: modules.unwrap_or_default(),
                     exclusive: group.exclusive,
                     partition: 1,
                     id,

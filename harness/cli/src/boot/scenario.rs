@@ -49,11 +49,11 @@ pub(super) async fn run(
 
     let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
-    let pool = guests::pool(context, &library, || Ok(kernels), images, budget, &mut |what| {
+    let mut pool = guests::pool(context, &library, || Ok(kernels), images, budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");
     })?;
     for boot in &plan.boots {
-        pool.check(boot.role, &boot.image, boot.shape.network)?;
+        pool.check(boot.role, &boot.image, &boot.modules, boot.shape.network)?;
     }
     pool.settle_accel().await?;
     if let Some(reason) = pool.facts().get("accelerator reason") {

@@ -212,6 +212,7 @@ impl Run {
                     number,
                     image: "base".to_owned(),
                     shape: MachineShape::default(),
+                    modules: Vec::new(),
                     exclusive: false,
                     partition: 1,
                     trials,
