@@ -53,6 +53,11 @@ impl Context {
         })
     }
 
+    /// The directory where relative paths begin.
+    pub(crate) fn here() -> Result<PathBuf, CommandError> {
+        Ok(env::current_dir()?)
+    }
+
     /// Resolves a kernel reference as the user wrote it.
     pub(crate) fn kernel(&self, reference: &str) -> Result<Kernel, CommandError> {
         let reference = Reference::parse(reference)?;

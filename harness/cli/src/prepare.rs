@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kgate_kernel::{Kernel, Status};
+use kgate_kernel::{Kernel, Reference, Status};
 use kgate_model::outcome::Role;
 use kgate_model::plan::Plan;
 use kgate_runner::{Capabilities, Inputs, make_plan};
@@ -41,7 +41,13 @@ impl Prepared {
             needed(&subjects.candidate, "--candidate KERNEL, which should replace the baseline,")?;
         let library = Source::new(&subjects.library)?;
         let inputs = inputs(&library, subjects)?;
-        let kernels = kernels(context, &baseline, &candidate, progress)?;
+        let mut kernels = kernels(context, &baseline, &candidate, progress)?;
+        // The plan is carried out, resumed and shown in other directories as well.
+        let here = Context::here()?;
+        for kernel in kernels.values_mut() {
+            let reference = Reference::parse(&kernel.origin.reference)?;
+            kernel.origin.reference = reference.seen_from(&here).to_string();
+        }
         Ok(Self { inputs, library, kernels })
     }
 

@@ -1,7 +1,7 @@
 //! What a user writes to name a kernel. Parsing looks at the text only, never at the disk.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::KernelError;
@@ -69,6 +69,29 @@ impl Reference {
             return Err(fail(format!("there is no kind \"{scheme}:\"")));
         }
         parse_path(text).map_err(fail)
+    }
+
+    /// The same kernel, named so that the name holds in any directory: relative paths are taken to
+    /// start in `dir`.
+    #[must_use]
+    pub fn seen_from(self, dir: &Path) -> Self {
+        match self {
+            Self::Running => Self::Running,
+            Self::Packages(packages) => Self::Packages(
+                packages
+                    .into_iter()
+                    .map(|package| match package {
+                        PackageReference::File(path) => PackageReference::File(dir.join(path)),
+                        apt @ PackageReference::Apt { .. } => apt,
+                    })
+                    .collect(),
+            ),
+            Self::Path { path, modules, release } => Self::Path {
+                path: dir.join(path),
+                modules: modules.map(|modules| dir.join(modules)),
+                release,
+            },
+        }
     }
 }
 
@@ -209,6 +232,19 @@ mod tests {
             "odd, name",
         ] {
             assert_eq!(Reference::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn relative_paths_are_joined() {
+        for (text, joined) in [
+            ("running", "running"),
+            ("a.deb+apt:b=1", "/d/a.deb+apt:b=1"),
+            ("x/bzImage,modules=m,release=6.1.0", "/d/x/bzImage,modules=/d/m,release=6.1.0"),
+            ("/srv/a.rpm", "/srv/a.rpm"),
+        ] {
+            let reference = Reference::parse(text).unwrap().seen_from(Path::new("/d"));
+            assert_eq!(reference.to_string(), joined);
         }
     }
 
