@@ -264,7 +264,6 @@ pub(crate) fn hex(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 /// The caller after ARM's ` from `: `[<c0123456>] (g+0x1/0x2)` or `g+0x1/0x2`. The outer `None`:
 /// it is no such thing; the inner: no symbol covers it.
-#[expect(clippy::type_complexity, reason = "the field's type, once")]
 fn from(bytes: &[u8]) -> Option<Option<(&str, u64, Option<u64>)>> {
     let bytes = match address(bytes) {
         Some(after) => after.strip_prefix(b" (")?,

@@ -1,0 +1,330 @@
+//! The signature: equal for the same failure on another boot, CPU, address layout and point
+//! release, and short enough to be written in a waiver.
+//!
+//! `kind/title`, the title without anything that differs between boots and builds, and in
+//! parentheses what else tells two failures of one title apart. Callers are left out on purpose:
+//! one failure is met on many paths, and which functions a compiler inlines changes with the
+//! smallest fix.
+
+use std::fmt::Write;
+
+use kgate_model::finding::{Finding, FindingKind, Operation};
+
+/// The signature of a finding whose other fields are filled in.
+pub(crate) fn of(finding: &Finding) -> String {
+    let mut signature = format!("{}/", finding.kind);
+    normalise(&finding.title, &mut signature);
+    if let Some(evidence) = evidence(finding) {
+        // Writing to a string does not fail.
+        let _ = write!(signature, " ({evidence})");
+    }
+    signature
+}
+
+/// What tells failures with one title apart, and stays the same otherwise.
+fn evidence(finding: &Finding) -> Option<String> {
+    use FindingKind::{Lockdep, NullPointer, OomKill, PageFault, RefCount};
+    let nowhere = || finding.frames.first().is_some_and(|frame| frame.function.starts_with("0x"));
+    match finding.kind {
+        NullPointer | PageFault if nowhere() => {
+            // The CPU was sent to a place that is no code: who did that names the failure.
+            let named = |name: &str| !name.starts_with("0x");
+            let mut callers = finding.frames.iter().filter(|frame| frame.reliable && !frame.inlined);
+            let caller = callers.find(|frame| named(&frame.function))?;
+            let mut name = String::new();
+            normalise(&caller.function, &mut name);
+            Some(format!("jump from {name}"))
+        }
+        NullPointer | PageFault => {
+            let operation = finding.access?.operation?;
+            Some(operation_name(operation).to_owned())
+        }
+        Lockdep => locks(&finding.excerpt),
+        OomKill => finding
+            .excerpt
+            .lines()
+            .any(|line| line.starts_with("Memory cgroup out of memory"))
+            .then(|| "memory cgroup".to_owned()),
+        RefCount => {
+            let line = finding.excerpt.lines().find_map(|line| line.strip_prefix("refcount_t: "))?;
+            Some(line.trim_end_matches('.').to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn operation_name(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Read => "read",
+        Operation::Write => "write",
+        Operation::Execute => "execute",
+        Operation::Free => "free",
+    }
+}
+
+/// The classes of the locks that a report of the lock checker is about: the one wanted, the one
+/// held. They are printed as `ffff8880 (&sb->s_type->i_mutex_key#8){+.+.}-{3:3}, at: …`.
+fn locks(excerpt: &str) -> Option<String> {
+    let mut classes: Vec<String> = Vec::new();
+    let mut due = 0;
+    for line in excerpt.lines() {
+        if line.contains(" is trying to ")
+            || line.starts_with("but task is already holding")
+            || line.starts_with("and this task is already holding")
+            || line.ends_with(" takes:")
+        {
+            // Before the lock may stand an empty line.
+            due = 2;
+        } else if due > 0 {
+            due -= 1;
+            if let Some(class) = class(line) {
+                classes.push(class);
+                due = 0;
+                if classes.len() == 2 {
+                    break;
+                }
+            }
+        }
+    }
+    (!classes.is_empty()).then(|| classes.join(" after "))
+}
+
+/// The name of a lock's class, without the numbers that tell instances of one key apart.
+fn class(line: &str) -> Option<String> {
+    let line = &line[..line.find("){")?];
+    let name = &line[line.find('(')? + 1..];
+    let name = name.split(['#', '/', ':']).next()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// Appends `text` without addresses, numbers, offsets, suffixes of the compiler and ids of
+/// kernel threads.
+fn normalise(text: &str, out: &mut String) {
+    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '$');
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let len = if is_word(first) {
+            rest.find(|c| !is_word(c)).unwrap_or(rest.len())
+        } else {
+            first.len_utf8()
+        };
+        let (token, after) = rest.split_at(len);
+        rest = after;
+        // An offset in a function: `+0x12`, `/0x34`.
+        if matches!(token, "+" | "/")
+            && let Some(offset) = rest.strip_prefix("0x")
+            && out.ends_with(is_word)
+        {
+            rest = offset.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+            continue;
+        }
+        word(token, out);
+        if token == "kworker"
+            && let Some(ids) = rest.strip_prefix('/')
+        {
+            let is_id = |c: char| c.is_ascii_alphanumeric() || c == ':';
+            rest = ids.trim_start_matches(is_id);
+        }
+    }
+}
+
+/// Appends one word, normalised.
+fn word(token: &str, out: &mut String) {
+    let digits = token.strip_prefix("0x");
+    let hex = digits.unwrap_or(token);
+    let is_hex = !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_long = hex.len() >= 8 && hex.bytes().any(|b| b.is_ascii_digit());
+    if token.bytes().all(|b| b.is_ascii_digit()) && !token.is_empty() {
+        out.push_str("NUM");
+    } else if is_hex && (digits.is_some() || is_long) {
+        out.push_str("ADDR");
+    } else {
+        // Suffixes come in any number and order: `f.isra.0.cold`.
+        const SUFFIXES: &[&str] =
+            &[".isra.", ".constprop.", ".part.", ".llvm.", ".lto_priv.", ".clone."];
+        let cut = SUFFIXES.iter().filter_map(|suffix| token.find(suffix)).min();
+        let name = &token[..cut.unwrap_or(token.len())];
+        out.push_str(name.strip_suffix(".cold").unwrap_or(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kgate_model::finding::{Access, Severity};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frame;
+
+    fn finding(kind: FindingKind, title: &str, excerpt: &str) -> Finding {
+        let excerpt = excerpt.to_owned();
+        Finding { excerpt, ..Finding::new(kind, Severity::Severe, title) }
+    }
+
+    #[test]
+    fn titles() {
+        let cases = [
+            ("WARNING in tcp_ack", "WARNING in tcp_ack"),
+            ("WARNING in tcp_ack.isra.0", "WARNING in tcp_ack"),
+            ("WARNING in f.part.0.isra.3.cold", "WARNING in f"),
+            ("BUG: soft lockup in f+0x12/0x34", "BUG: soft lockup in f"),
+            ("fault in 0xffffffffc0a01000", "fault in ADDR"),
+            ("bug at ffff888012345678", "bug at ADDR"),
+            ("deadbeef is no address, decade neither", "deadbeef is no address, decade neither"),
+            ("kernel panic: VFS: unknown-block(8,1)", "kernel panic: VFS: unknown-block(NUM,NUM)"),
+            ("CPU#3 stuck in x64_sys_call", "CPU#NUM stuck in x64_sys_call"),
+            ("Out of memory: killed kworker/u8:3-events", "Out of memory: killed kworker-events"),
+            ("Out of memory: killed Web Content", "Out of memory: killed Web Content"),
+            ("EXT4-fs error in ext4_find_entry", "EXT4-fs error in ext4_find_entry"),
+            ("a/b c.d…é", "a/b c.d…é"),
+        ];
+        for (title, expected) in cases {
+            let signature = of(&finding(FindingKind::Bug, title, ""));
+            assert_eq!(signature, format!("bug/{expected}"));
+        }
+    }
+
+    #[test]
+    fn evidence_by_kind() {
+        let mut null = finding(FindingKind::NullPointer, "NULL in f", "");
+        assert_eq!(of(&null), "null_pointer/NULL in f");
+        null.access = Some(Access {
+            operation: Some(Operation::Write),
+            size: None,
+            address: Some(16),
+        });
+        assert_eq!(of(&null), "null_pointer/NULL in f (write)");
+        let frames = ["RIP: 0010:0x0", " ? g+0x1/0x2", " 0xffffffffc0a01000", " h.isra.0+0x1/0x2"];
+        null.frames = frames
+            .iter()
+            .filter_map(|line| {
+                frame::pointer(line.as_bytes()).or_else(|| frame::trace(line.as_bytes()))
+            })
+            .map(|raw| raw.to_frame())
+            .collect();
+        assert_eq!(of(&null), "null_pointer/NULL in f (jump from h)");
+        let lockdep = "\
+WARNING: possible circular locking dependency detected
+6.12.0 #1 Not tainted
+------------------------------------------------------
+insmod/83 is trying to acquire lock:
+ffff888012345678 (&sb->s_type->i_mutex_key#8/1){+.+.}-{3:3}, at: f+0x1/0x2
+
+but task is already holding lock:
+ffffffff81234567 (rtnl_mutex){+.+.}-{3:3}, at: g+0x1/0x2
+";
+        assert_eq!(
+            of(&finding(FindingKind::Lockdep, "possible deadlock in f", lockdep)),
+            "lockdep/possible deadlock in f (&sb->s_type->i_mutex_key after rtnl_mutex)"
+        );
+        let oom = "Memory cgroup out of memory: Killed process 85 (tail)\n";
+        assert_eq!(
+            of(&finding(FindingKind::OomKill, "Out of memory: killed tail", oom)),
+            "oom_kill/Out of memory: killed tail (memory cgroup)"
+        );
+        let count = "WARNING: …\nrefcount_t: underflow; use-after-free.\n";
+        assert_eq!(
+            of(&finding(FindingKind::RefCount, "WARNING: refcount bug in f", count)),
+            "ref_count/WARNING: refcount bug in f (underflow; use-after-free)"
+        );
+    }
+
+    /// Reports with `{c}` for CPUs, `{p}` for process ids, `{a}` for addresses and `{o}` for
+    /// offsets and sizes.
+    const REPORTS: &[&str] = &[
+        "\
+BUG: kernel NULL pointer dereference, address: 0000000000000010
+#PF: supervisor write access in kernel mode
+#PF: error_code(0x0002) - not-present page
+PGD {a} P4D {a} PUD 0 
+Oops: 0002 [#1] PREEMPT SMP NOPTI
+CPU: {c} PID: {p} Comm: insmod Tainted: G           OE      6.1.0-47-cloud-amd64 #1  Debian 6.1.170-3
+RIP: 0010:some_write+0x{o}/0x{o} [some]
+RSP: 0018:{a} EFLAGS: 00010246
+Call Trace:
+ <TASK>
+ some_init+0x{o}/0x{o} [some]
+ ? 0x{a}
+ do_one_initcall+0x{o}/0x{o}
+ </TASK>
+",
+        "\
+WARNING: CPU: {c} PID: {p} at net/ipv4/tcp_input.c:{p} tcp_ack+0x{o}/0x{o}
+Modules linked in:
+CPU: {c} PID: {p} Comm: swapper/{c} Not tainted 6.1.0-47-cloud-amd64 #1
+RIP: 0010:tcp_ack+0x{o}/0x{o}
+Call Trace:
+ <IRQ>
+ tcp_rcv_established+0x{o}/0x{o}
+ </IRQ>
+---[ end trace {a} ]---
+",
+        "\
+BUG: KASAN: slab-use-after-free in some_read+0x{o}/0x{o}
+Read of size 8 at addr {a} by task insmod/{p}
+
+CPU: {c} UID: 0 PID: {p} Comm: insmod Not tainted 6.12.1 #1
+Call Trace:
+ <TASK>
+ dump_stack_lvl+0x{o}/0x{o}
+ print_report+0x{o}/0x{o}
+ kasan_report+0x{o}/0x{o}
+ some_read+0x{o}/0x{o}
+ do_one_initcall+0x{o}/0x{o}
+ </TASK>
+
+Allocated by task {p}:
+ some_alloc+0x{o}/0x{o}
+",
+        "\
+Kernel panic - not syncing: asked for on CPU {c} at 0x{a}
+CPU: {c} PID: {p} Comm: insmod Not tainted 6.12.1 #1
+Call Trace:
+ <TASK>
+ panic+0x{o}/0x{o}
+ some_panic+0x{o}/0x{o}
+ </TASK>
+---[ end Kernel panic - not syncing: asked for on CPU {c} at 0x{a} ]---
+",
+    ];
+
+    /// The console of one boot: every place of a report filled from `numbers` in turn.
+    fn boot(report: &str, numbers: &[u64]) -> String {
+        let mut numbers = numbers.iter().cycle();
+        let mut log = String::new();
+        for line in report.lines() {
+            let mut number = || *numbers.next().unwrap();
+            let stamp = number() % 10_000_000_000;
+            let mut line = line.to_owned();
+            while let Some(at) = line.find('{') {
+                let value = match &line[at..at + 3] {
+                    "{c}" => (number() % 256).to_string(),
+                    "{p}" => (number() % 4_194_304).to_string(),
+                    "{a}" => format!("{:016x}", number() | 0xff00_0000_0000_0000),
+                    _ => format!("{:x}", number() % 0xffff + 1),
+                };
+                line.replace_range(at..at + 3, &value);
+            }
+            writeln!(log, "[{:5}.{:06}] {line}", stamp / 1_000_000, stamp % 1_000_000).unwrap();
+        }
+        log
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_do_not_matter(numbers in prop::collection::vec(any::<u64>(), 1..60)) {
+            let mut signatures = Vec::new();
+            for report in REPORTS {
+                let signature = |numbers: &[u64]| {
+                    let findings = crate::parse(crate::Source::Console, boot(report, numbers).as_bytes());
+                    findings.into_iter().map(|finding| of(&finding)).collect::<Vec<_>>()
+                };
+                let found = signature(&numbers);
+                prop_assert_eq!(found.len(), 1);
+                prop_assert_eq!(&found, &signature(&[83]));
+                prop_assert!(!signatures.contains(&found));
+                signatures.push(found);
+            }
+        }
+    }
+}
