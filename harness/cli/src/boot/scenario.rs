@@ -14,6 +14,7 @@ use kgate_runner::{Inputs, RunDir, RunEnd, make_plan, trial_log};
 use kgate_scenario::{
     MachineSpec, Overrides, Policy, Requires, Scenario, Selected, Timeouts, Waivers, Workload,
 };
+use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -60,9 +61,10 @@ pub(super) async fn run(
         anstream::eprintln!("kgate: TCG is used: {}", text::line(reason));
     }
 
-    let temporary = tempfile::Builder::new().prefix("kgate-boot-").tempdir()?;
-    let log = plan.trials().next().map(|(_, trial)| temporary.path().join(trial_log(&trial.id)));
-    let dir = RunDir::create(temporary.path(), plan, inputs)?;
+    let boots = context.cache()?.join("boots");
+    let scratch = Scratch::new(&boots).map_err(at(&boots))?;
+    let log = plan.trials().next().map(|(_, trial)| scratch.path().join(trial_log(&trial.id)));
+    let dir = RunDir::create(scratch.path(), plan, inputs)?;
     let mut output = Output { path: log.unwrap_or_default(), shown: 0 };
     let mut observe = |entry: &kgate_model::journal::Entry| {
         if let Event::Finding { finding, .. } = &entry.event {
@@ -86,11 +88,42 @@ pub(super) async fn run(
     };
     output.show()?;
     let record = dir.record()?;
-    keep_console(args, &record, temporary.path())?;
+    keep_console(args, &record, scratch.path())?;
     match end? {
         RunEnd::Interrupted => Err(super::interrupted()),
         RunEnd::Stopped(fault) => Err(CommandError::infrastructure(text::line(&fault.to_string()))),
-        RunEnd::Complete => Ok(told(id, &record, temporary.path())),
+        RunEnd::Complete => Ok(told(id, &record, scratch.path())),
+    }
+}
+
+/// A directory that is removed in the end, at the latest by the next [`Scratch`] when this process
+/// is killed.
+struct Scratch {
+    dir: TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    /// A new directory in `parent`, from which those of processes that are gone are removed.
+    fn new(parent: &Path) -> io::Result<Self> {
+        fs::create_dir_all(parent)?;
+        // Nobody else looks at one that is made and not locked yet.
+        let whole = File::open(parent)?;
+        whole.lock()?;
+        for entry in fs::read_dir(parent)? {
+            let path = entry?.path();
+            if File::open(&path)?.try_lock().is_ok() {
+                fs::remove_dir_all(&path)?;
+            }
+        }
+        let dir = TempDir::new_in(parent)?;
+        let lock = File::open(dir.path())?;
+        lock.lock()?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
     }
 }
 
@@ -180,4 +213,23 @@ fn told(id: &str, record: &RunRecord, dir: &Path) -> ExitCode {
         anstream::eprintln!("  hint: the console's end:\n{tail}");
     }
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let left = parent.path().join("left");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("console.log"), "x").unwrap();
+        let first = Scratch::new(parent.path()).unwrap();
+        assert!(!left.exists());
+        let second = Scratch::new(parent.path()).unwrap();
+        assert!(first.path().exists() && second.path().exists());
+        drop((first, second));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
 }
