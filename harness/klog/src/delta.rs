@@ -645,6 +645,7 @@ mod tests {
 [    7.000000] ------------[ cut here ]------------
 [    7.000001] WARNING: CPU: 0 PID: 83 at /src/kfault.c:14 kfault_warn+0x5/0x10 [kfault]
 [    7.000002] Modules linked in: kfault(OE)
+[    7.000002] RIP: 0010:kfault_warn+0x5/0x10 [kfault]
 [    7.000003] Call Trace:
 [    7.000004]  <TASK>
 [    7.000005]  kfault_write+0x5/0x10 [kfault]

@@ -11,6 +11,9 @@
 //! assert!(findings[0].panicked);
 //! ```
 
+mod blame;
+mod content;
+pub mod convention;
 pub mod delta;
 mod frame;
 mod line;
@@ -18,6 +21,8 @@ mod parser;
 mod pattern;
 mod report;
 mod rules;
+mod signature;
 mod table;
+mod title;
 
 pub use parser::{Parser, Pending, Source, parse};

@@ -4,14 +4,27 @@ use std::borrow::Cow;
 
 use crate::Source;
 
+/// Which task or CPU printed a line, where the kernel is configured to tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The kernel does not tell.
+    #[default]
+    Unknown,
+    /// `T123`: a task.
+    Task(u32),
+    /// `C0`: a CPU, outside of tasks.
+    Cpu(u32),
+}
+
 /// A line with its prefixes taken off.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Line<'a> {
     /// What was printed, without line end.
-    pub(crate) message: Cow<'a, str>,
-    /// `T123` or `C0`: the printing task or CPU, where the kernel is configured to tell.
-    pub(crate) caller: Option<String>,
-    /// Whether it carries the kernel's time stamp.
+    pub(crate) message: Cow<'a, [u8]>,
+    pub(crate) caller: Caller,
+    /// The kernel's time stamp, in microseconds.
+    pub(crate) time_us: Option<u64>,
+    /// Whether it is known to come from the kernel.
     pub(crate) stamped: bool,
     /// Whether it is known not to come from the kernel.
     pub(crate) foreign: bool,
@@ -25,75 +38,178 @@ pub(crate) fn split(source: Source, raw: &[u8]) -> Line<'_> {
     }
 }
 
-/// Offset just after the first time stamp (`[   12.345678]`) of `bytes`.
-fn stamp_end(bytes: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'[', bytes).find_map(|open| {
-        let rest = &bytes[open + 1..];
-        let blanks = rest.iter().take_while(|b| **b == b' ').count();
-        let seconds = rest[blanks..].iter().take_while(|b| b.is_ascii_digit()).count();
-        let tail = rest.get(blanks + seconds..blanks + seconds + 8)?;
-        let micros = tail[1..7].iter().all(u8::is_ascii_digit);
-        (seconds > 0 && tail[0] == b'.' && micros && tail[7] == b']')
-            .then_some(open + 1 + blanks + seconds + 8)
-    })
+/// The number that `text` begins with, and how many digits it has.
+fn number(text: &[u8]) -> (u64, usize) {
+    let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
+    let value = text[..digits]
+        .iter()
+        .fold(0u64, |value, b| value.saturating_mul(10).saturating_add(u64::from(b - b'0')));
+    (value, digits)
 }
 
-/// The `T123` or `C0` of a leading `[ T123]`, and its length.
-fn caller(text: &str) -> Option<(&str, usize)> {
-    let inner = text.strip_prefix('[')?;
-    let (name, _) = inner.split_once(']')?;
-    let id = name.trim_start();
-    let digits = id.strip_prefix(['T', 'C'])?;
-    let valid = (1..=10).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    valid.then_some((id, name.len() + 2))
+fn blanks(text: &[u8]) -> usize {
+    text.iter().take_while(|b| **b == b' ').count()
+}
+
+/// The time of a stamp (`[   12.345678]`) that `text` begins with, and its length.
+fn stamp(text: &[u8]) -> Option<(u64, usize)> {
+    let rest = text.strip_prefix(b"[")?;
+    let blank = blanks(rest);
+    let (seconds, len) = number(&rest[blank..]);
+    let tail = rest.get(blank + len..blank + len + 8)?;
+    let (micros, digits) = number(&tail[1..7]);
+    let valid = len > 0 && tail[0] == b'.' && digits == 6 && tail[7] == b']';
+    valid.then(|| (seconds.saturating_mul(1_000_000).saturating_add(micros), blank + len + 9))
+}
+
+/// The printing task or CPU of a leading `[ T123]`, and its length with the blanks before.
+fn caller(text: &[u8]) -> Option<(Caller, usize)> {
+    let before = blanks(text);
+    let rest = text[before..].strip_prefix(b"[")?;
+    let blank = blanks(rest);
+    let make = match rest.get(blank)? {
+        b'T' => Caller::Task,
+        b'C' => Caller::Cpu,
+        _ => return None,
+    };
+    let (id, digits) = number(&rest[blank + 1..]);
+    let closed = rest.get(blank + 1 + digits) == Some(&b']');
+    let id = u32::try_from(id).ok().filter(|_| closed && digits > 0)?;
+    Some((make(id), before + blank + digits + 3))
+}
+
+/// The first time stamp of a line: its time, and the offset after it.
+fn find_stamp(text: &[u8]) -> Option<(u64, usize)> {
+    if let Some(found) = stamp(text) {
+        return Some(found);
+    }
+    memchr::memchr_iter(b'[', text)
+        .find_map(|open| stamp(&text[open..]).map(|(time, len)| (time, open + len)))
 }
 
 fn console(raw: &[u8]) -> Line<'_> {
     let text = match memchr::memchr(0x1b, raw) {
-        Some(_) => {
-            let plain = without_escapes(raw);
-            Cow::Owned(String::from_utf8_lossy(plain.trim_ascii_end()).into_owned())
-        }
-        None => String::from_utf8_lossy(raw.trim_ascii_end()),
+        Some(_) => Cow::Owned(without_escapes(raw).trim_ascii_end().to_vec()),
+        None => Cow::Borrowed(raw.trim_ascii_end()),
     };
+    let mut line = Line::default();
     let mut at = 0;
-    let mut id = None;
-    while let Some(end) = stamp_end(&text.as_bytes()[at..]) {
-        at += end;
-        while let Some((name, len)) = caller(text[at..].trim_start_matches(' ')) {
-            id = Some(name.to_owned());
-            at += text[at..].len() - text[at..].trim_start_matches(' ').len() + len;
+    while let Some((time, len)) = find_stamp(&text[at..]) {
+        at += len;
+        line.stamped = true;
+        line.time_us = Some(time);
+        while let Some((caller, len)) = caller(&text[at..]) {
+            line.caller = caller;
+            at += len;
         }
         // A second stamp counts only directly after the first: a collector's, then the kernel's.
-        if !text[at..].trim_start_matches(' ').starts_with('[') {
+        if text[at..].trim_ascii_start().first() != Some(&b'[') {
             break;
         }
     }
-    let stamped = at > 0;
-    if stamped {
-        at += usize::from(text[at..].starts_with(' '));
+    if line.stamped {
+        at += usize::from(text.get(at) == Some(&b' '));
+        at += journal_tag(&text[at..], &mut line);
     } else {
-        at = unstamped_prefix(&text);
+        at = unstamped_prefix(&text, &mut line);
     }
-    let message = match text {
+    line.message = match text {
         Cow::Borrowed(text) => Cow::Borrowed(&text[at..]),
-        Cow::Owned(text) => Cow::Owned(text[at..].to_owned()),
+        Cow::Owned(mut text) => {
+            text.drain(..at);
+            Cow::Owned(text)
+        }
     };
-    Line { message, caller: id, stamped, foreign: false }
+    line
 }
 
-/// Length of what stands before the message when the kernel prints no times: a log level, or what
-/// a log collector puts there.
-fn unstamped_prefix(text: &str) -> usize {
-    const COLLECTOR: &str = " kernel: ";
-    if let Some(at) = text.find(COLLECTOR) {
+/// Length of the `host kernel: ` that journals put after a monotonic time.
+fn journal_tag(text: &[u8], line: &mut Line<'_>) -> usize {
+    let host = text.iter().take_while(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b)).count();
+    match text[host..].strip_prefix(b" kernel: ") {
+        Some(_) if host > 0 => host + 9,
+        _ => {
+            // `host program[123]: `
+            let program = text[host..].strip_prefix(b" ").unwrap_or_default();
+            line.foreign = host > 0 && program_tag(program);
+            0
+        }
+    }
+}
+
+/// Whether `text` begins with `program[123]: `, as lines of the system log do.
+pub(crate) fn program_tag(text: &[u8]) -> bool {
+    let name = text.iter().take_while(|b| !b" []:".contains(b)).count();
+    let Some(rest) = text[name..].strip_prefix(b"[") else { return false };
+    let (_, digits) = number(rest);
+    name > 0 && digits > 0 && rest[digits..].starts_with(b"]: ")
+}
+
+/// Length of what stands before the message when the kernel prints no times: a log level, and
+/// what a terminal server or log collector puts there.
+fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
+    const COLLECTOR: &[u8] = b" kernel: ";
+    // A date and the host's name stand before.
+    let tagged = |at: &usize| {
+        let before = text[..*at].split(|b| *b == b' ');
+        let host = before.clone().next_back().unwrap_or_default();
+        host.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+            && before
+                .clone()
+                .any(|word| word.contains(&b':') && word.iter().any(u8::is_ascii_digit))
+    };
+    if let Some(at) = memchr::memmem::find(text, COLLECTOR).filter(tagged) {
+        line.stamped = true;
         return at + COLLECTOR.len();
     }
-    let level = text.strip_prefix('<').and_then(|rest| rest.split_once('>'));
-    match level {
-        Some((digits, _)) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.len() + 2,
-        _ => 0,
+    let mut at = 0;
+    loop {
+        let rest = &text[at..];
+        let len = [date(rest), level(rest), stream(rest)].into_iter().flatten().next();
+        match len {
+            Some(len) => at += len,
+            None => return at,
+        }
     }
+}
+
+/// Length of a leading `<4>`.
+fn level(text: &[u8]) -> Option<usize> {
+    let rest = text.strip_prefix(b"<")?;
+    let (_, digits) = number(rest);
+    (digits > 0 && rest.get(digits) == Some(&b'>')).then_some(digits + 2)
+}
+
+/// Length of the `stdout F ` of container logs.
+fn stream(text: &[u8]) -> Option<usize> {
+    let tags: [&[u8]; 4] = [b"stdout F ", b"stderr F ", b"stdout P ", b"stderr P "];
+    tags.iter().find(|tag| text.starts_with(tag)).map(|tag| tag.len())
+}
+
+/// Length of a leading date and time, in brackets or not: `2026-11-21T22:00:00.123Z `,
+/// `2026/11/21 22:00:00 `, `[Sat Nov 21 22:00:00 2026] `.
+fn date(text: &[u8]) -> Option<usize> {
+    // 9 = any digit, a = any letter, blank = digit or blank or T; the rest stands for itself.
+    const FORMS: [&[u8]; 4] =
+        [b"9999-99-99 99:99:99", b"9999/99/99 99:99:99", b"aaa aaa  9 99:99:99 9999", b"99:99:99"];
+    let open = usize::from(text.first() == Some(&b'['));
+    let rest = &text[open..];
+    let fits = |form: &[u8]| {
+        rest.len() > form.len()
+            && form.iter().zip(rest).all(|(want, got)| match want {
+                b'9' => got.is_ascii_digit(),
+                b'a' => got.is_ascii_alphabetic(),
+                b' ' => matches!(got, b' ' | b'T' | b'0'..=b'9'),
+                _ => want == got,
+            })
+    };
+    let form = FORMS.iter().find(|form| fits(form))?;
+    let mut at = open + form.len();
+    // Fractions and the zone.
+    at += text[at..].iter().take_while(|b| b.is_ascii_digit() || b".,:+-Z".contains(b)).count();
+    at += open;
+    let closed = open == 0 || text.get(at - 1) == Some(&b']');
+    (closed && text.get(at) == Some(&b' ')).then_some(at + 1)
 }
 
 /// Takes terminal control sequences (`ESC [ … letter`, `ESC x`) out.
@@ -118,22 +234,27 @@ fn without_escapes(raw: &[u8]) -> Vec<u8> {
 
 /// A record of `/dev/kmsg`: `level,sequence,microseconds,flags[,key=value…];text`.
 fn record(raw: &[u8]) -> Line<'_> {
-    let text = String::from_utf8_lossy(raw.trim_ascii_end());
-    let fields = text.split_once(';').and_then(|(head, _)| {
+    let text = raw.trim_ascii_end();
+    let head = memchr::memchr(b';', text).and_then(|at| std::str::from_utf8(&text[..at]).ok());
+    let fields = head.and_then(|head| {
         let mut fields = head.split(',');
         let level: u32 = fields.next()?.parse().ok()?;
-        let id = fields.find_map(|field| field.strip_prefix("caller=")).map(str::to_owned);
-        Some((head.len() + 1, level >> 3, id))
+        let time = fields.nth(1)?.parse().ok()?;
+        let id = fields.find_map(|field| field.strip_prefix("caller="));
+        let id = id.and_then(|id| caller(format!("[{id}]").as_bytes()));
+        Some((head.len() + 1, level >> 3, time, id.map_or(Caller::Unknown, |(id, _)| id)))
     });
     // Continuation lines hold the record's device properties, not text.
-    let Some((at, facility, caller)) = fields.filter(|_| !text.starts_with(' ')) else {
-        return Line { message: text, caller: None, stamped: false, foreign: true };
-    };
-    let message = match text {
-        Cow::Borrowed(text) => Cow::Borrowed(&text[at..]),
-        Cow::Owned(text) => Cow::Owned(text[at..].to_owned()),
-    };
-    Line { message, caller, stamped: true, foreign: facility != 0 }
+    match fields.filter(|_| !text.starts_with(b" ")) {
+        Some((at, facility, time, caller)) => Line {
+            message: Cow::Borrowed(&text[at..]),
+            caller,
+            time_us: Some(time),
+            stamped: true,
+            foreign: facility != 0,
+        },
+        None => Line { message: Cow::Borrowed(text), foreign: true, ..Line::default() },
+    }
 }
 
 #[cfg(test)]
@@ -142,44 +263,64 @@ mod tests {
 
     #[test]
     fn prefixes_of_consoles() {
-        let cases: &[(&str, &str, Option<&str>, bool)] = &[
-            ("[    0.000000] Linux version", "Linux version", None, true),
-            ("[   12.345678][ T8428] BUG: x\r\n", "BUG: x", Some("T8428"), true),
-            ("[   12.345678] [    C0]  f+0x1/0x2", " f+0x1/0x2", Some("C0"), true),
-            ("<4>[12345.678901] x", "x", None, true),
-            ("<4>x", "x", None, false),
-            ("\x1b[32m[    1.000000] \x1b[0m\x1b[31mBUG: y\x1b[0m", "BUG: y", None, true),
-            ("login: [    1.000000] BUG: y", "BUG: y", None, true),
-            ("Jan  2 03:04:05 host kernel: [    1.000000] x", "x", None, true),
-            ("Jan  2 03:04:05 host kernel: x", "x", None, false),
-            ("[1767225600.000001] [    1.000000] x", "x", None, true),
-            ("[    1.000000] see [    2.000000] x", "see [    2.000000] x", None, true),
-            ("[    1.000000] [drm] x", "[drm] x", None, true),
-            ("[  OK  ] Started x", "[  OK  ] Started x", None, false),
-            ("[1.5] x", "[1.5] x", None, false),
-            ("\x1bc\x1b[?7l\x1b[2J", "", None, false),
-            ("", "", None, false),
+        use Caller::{Cpu, Task, Unknown};
+        let cases: &[(&str, &str, Caller, bool)] = &[
+            ("[    0.000000] Linux version", "Linux version", Unknown, true),
+            ("[   12.345678][ T8428] BUG: x\r\n", "BUG: x", Task(8428), true),
+            ("[   12.345678] [    C0]  f+0x1/0x2", " f+0x1/0x2", Cpu(0), true),
+            ("<4>[12345.678901] x", "x", Unknown, true),
+            ("<4>x", "x", Unknown, false),
+            ("\x1b[32m[    1.000000] \x1b[0m\x1b[31mBUG: y\x1b[0m", "BUG: y", Unknown, true),
+            ("login: [    1.000000] BUG: y", "BUG: y", Unknown, true),
+            ("Jan  2 03:04:05 host kernel: [    1.000000] x", "x", Unknown, true),
+            ("Jan  2 03:04:05 host kernel: x", "x", Unknown, true),
+            ("[    1.000000] host kernel: x", "x", Unknown, true),
+            (
+                "Kernel panic - not syncing: kernel: x",
+                "Kernel panic - not syncing: kernel: x",
+                Unknown,
+                false,
+            ),
+            ("[1767225600.000001] [    1.000000] x", "x", Unknown, true),
+            ("[    1.000000] see [    2.000000] x", "see [    2.000000] x", Unknown, true),
+            ("[    1.000000] [drm] x", "[drm] x", Unknown, true),
+            ("[  OK  ] Started x", "[  OK  ] Started x", Unknown, false),
+            ("[1.5] x", "[1.5] x", Unknown, false),
+            ("2026-11-21T22:00:00.123456789Z stdout F x", "x", Unknown, false),
+            ("2026-11-21T22:00:00,123456+00:00 x", "x", Unknown, false),
+            ("2018/01/09 14:28:48 BUG: x", "BUG: x", Unknown, false),
+            ("[2026-11-21 22:00:00] x", "x", Unknown, false),
+            ("[Sat Nov 21 22:00:00 2026] <1>x", "x", Unknown, false),
+            ("[Sat Nov  1 22:00:00 2026]  f+0x1/0x2", " f+0x1/0x2", Unknown, false),
+            ("22:00:00.123 x", "x", Unknown, false),
+            ("\x1bc\x1b[?7l\x1b[2J", "", Unknown, false),
+            ("", "", Unknown, false),
         ];
         for (raw, message, caller, stamped) in cases {
             let line = split(Source::Console, raw.as_bytes());
-            let got = (line.message.as_ref(), line.caller.as_deref(), line.stamped);
-            assert_eq!(got, (*message, *caller, *stamped), "{raw:?}");
+            let got = (String::from_utf8_lossy(&line.message), line.caller, line.stamped);
+            assert_eq!(got, ((*message).into(), *caller, *stamped), "{raw:?}");
         }
+        let line = split(Source::Console, b"[   12.345678] x");
+        assert_eq!(line.time_us, Some(12_345_678));
+        assert!(split(Source::Console, b"[   12.345678] host systemd[1]: x").foreign);
     }
 
     #[test]
     fn records_of_kmsg() {
-        let cases: &[(&str, &str, Option<&str>, bool)] = &[
-            ("6,339,5140900,-;NET: Registered\n", "NET: Registered", None, false),
-            ("4,1,7,c,caller=T12;x;y", "x;y", Some("T12"), false),
-            ("12,340,5140901,-;BUG: not the kernel", "BUG: not the kernel", None, true),
-            (" SUBSYSTEM=acpi", " SUBSYSTEM=acpi", None, true),
-            ("no record", "no record", None, true),
+        use Caller::{Task, Unknown};
+        let cases: &[(&str, &str, Caller, bool)] = &[
+            ("6,339,5140900,-;NET: Registered\n", "NET: Registered", Unknown, false),
+            ("4,1,7,c,caller=T12;x;y", "x;y", Task(12), false),
+            ("12,340,5140901,-;BUG: not the kernel", "BUG: not the kernel", Unknown, true),
+            (" SUBSYSTEM=acpi", " SUBSYSTEM=acpi", Unknown, true),
+            ("no record", "no record", Unknown, true),
         ];
         for (raw, message, caller, foreign) in cases {
             let line = split(Source::Kmsg, raw.as_bytes());
-            let got = (line.message.as_ref(), line.caller.as_deref(), line.foreign);
-            assert_eq!(got, (*message, *caller, *foreign), "{raw:?}");
+            let got = (String::from_utf8_lossy(&line.message), line.caller, line.foreign);
+            assert_eq!(got, ((*message).into(), *caller, *foreign), "{raw:?}");
         }
+        assert_eq!(split(Source::Kmsg, b"6,339,5140900,-;x").time_us, Some(5_140_900));
     }
 }

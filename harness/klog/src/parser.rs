@@ -2,15 +2,13 @@
 
 use kgate_model::finding::{Finding, FindingKind, Severity};
 
-use crate::line;
-use crate::report::{Next, Report};
-use crate::table::TABLE;
+use crate::line::{self, Line};
+use crate::report::Report;
+use crate::rules::Join;
+use crate::table::{Header, TABLE};
 
 /// A line is looked at in pieces of this many bytes; no kernel line is as long.
 const MAX_LINE: usize = 8 << 10;
-
-/// So much is taken into the buffer at once.
-const CHUNK: usize = 64 << 10;
 
 /// Where the bytes come from, and so how kernel lines are told from everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +37,7 @@ pub struct Pending {
 /// Turns the bytes of one kernel log into findings while they arrive.
 ///
 /// Memory is bounded whatever comes in, and any division of a log into chunks gives the same
-/// findings.
+/// findings. They come in the order in which their reports begin.
 #[derive(Debug)]
 pub struct Parser {
     source: Source,
@@ -49,10 +47,28 @@ pub struct Parser {
     offset: u64,
     /// Whether the last piece looked at had no line end.
     inside_line: bool,
-    /// Whether a line with the kernel's time stamp was seen.
-    stamped: bool,
-    open: Option<Report>,
+    machine: Machine,
+    /// Reports in the order of their beginnings.
+    open: Vec<Report>,
+    /// The finding before the report that begins at its end.
+    held: Option<Finding>,
 }
+
+/// What the log has told of the machine.
+#[derive(Debug, Default)]
+struct Machine {
+    /// A line with the kernel's time stamp was seen.
+    stamped: bool,
+    /// Anything was seen.
+    spoke: bool,
+    /// Firmware began again although something was running.
+    reset: bool,
+    /// The kernel said that it reboots, and has not begun anew.
+    rebooting: bool,
+}
+
+/// So many tasks and CPUs can be in the middle of a report.
+const MAX_OPEN: usize = 8;
 
 impl Parser {
     /// A parser at the start of a log.
@@ -62,8 +78,9 @@ impl Parser {
             buffer: Vec::new(),
             offset: 0,
             inside_line: false,
-            stamped: false,
-            open: None,
+            machine: Machine::default(),
+            open: Vec::new(),
+            held: None,
         }
     }
 
@@ -73,14 +90,22 @@ impl Parser {
     /// come; [`pending`](Self::pending) tells of it before that.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Finding> {
         let mut found = Vec::new();
-        for part in bytes.chunks(CHUNK) {
+        let mut bytes = bytes;
+        // Lines that began in an earlier chunk are completed in the buffer, all others are looked
+        // at where they are.
+        while !self.buffer.is_empty() && !bytes.is_empty() {
+            let room = MAX_LINE.saturating_sub(self.buffer.len());
+            let part = bytes.len().min(room.max(1));
+            let part = memchr::memchr(b'\n', &bytes[..part]).map_or(part, |end| end + 1);
             let mut buffer = std::mem::take(&mut self.buffer);
-            buffer.extend_from_slice(part);
+            buffer.extend_from_slice(&bytes[..part]);
+            bytes = &bytes[part..];
             let used = self.scan(&buffer, &mut found);
             buffer.drain(..used);
-            self.offset += used as u64;
             self.buffer = buffer;
         }
+        let used = self.scan(bytes, &mut found);
+        self.buffer.extend_from_slice(&bytes[used..]);
         found
     }
 
@@ -90,71 +115,171 @@ impl Parser {
         let mut found = Vec::new();
         let buffer = std::mem::take(&mut self.buffer);
         if !buffer.is_empty() {
-            self.piece(&buffer, self.offset, &mut found);
+            self.piece(&buffer, self.offset, true, &mut found);
             self.offset += buffer.len() as u64;
         }
         self.inside_line = false;
-        found.extend(self.open.take().map(Report::into_finding));
+        self.open.iter_mut().for_each(Report::close);
+        self.flush(&mut found);
+        found.extend(self.held.take());
         found
     }
 
-    /// The report that has begun and not ended; for those who watch a live console and cannot
-    /// wait for its end.
+    /// The worst report that has begun and not ended; for those who watch a live console and
+    /// cannot wait for its end.
     pub fn pending(&self) -> Option<Pending> {
-        self.open.as_ref().map(Report::pending)
+        let open = self.open.iter().filter(|report| !report.is_done());
+        open.map(Report::pending).rev().max_by_key(|pending| pending.severity)
     }
 
     /// Looks at the complete lines of `buffer` and returns how many bytes they are.
     fn scan(&mut self, buffer: &[u8], found: &mut Vec<Finding>) -> usize {
         let mut at = 0;
-        loop {
-            if self.open.is_none() && self.stamped && !self.inside_line {
-                at += skip_healthy(&buffer[at..]);
+        // Where the next of the texts is that headers begin with, once searched for.
+        let mut candidate = 0;
+        let mut searched = false;
+        let complete = memchr::memrchr(b'\n', buffer).map_or(0, |end| end + 1);
+        while at < buffer.len() {
+            if at < complete && (!searched || candidate < at) {
+                let next = TABLE.candidate(&buffer[at..complete]);
+                candidate = next.map_or(complete, |next| at + next);
+                searched = true;
+            }
+            if self.open.is_empty() && self.machine.is_settled() && !self.inside_line {
+                // Nothing before the candidate's line matters; but for how long lines are.
+                let healthy = &buffer[at..candidate.clamp(at, complete.max(at))];
+                at += memchr::memrchr(b'\n', healthy).map_or(0, |end| end + 1);
+                if at >= buffer.len() {
+                    break;
+                }
             }
             let rest = &buffer[at..];
             let len = match memchr::memchr(b'\n', &rest[..rest.len().min(MAX_LINE)]) {
                 Some(end) => end + 1,
                 None if rest.len() >= MAX_LINE => MAX_LINE,
-                None => return at,
+                None => break,
             };
-            self.piece(&rest[..len], self.offset + at as u64, found);
+            let hit = at >= complete || candidate < at + len;
+            self.piece(&rest[..len], self.offset + at as u64, hit, found);
             at += len;
         }
+        self.offset += at as u64;
+        at
     }
 
-    /// Looks at one line, or at one piece of a line that is too long.
-    fn piece(&mut self, raw: &[u8], start: u64, found: &mut Vec<Finding>) {
+    /// Looks at one line, or at one piece of a line that is too long; `hit` tells whether it may
+    /// hold what headers begin with.
+    fn piece(&mut self, raw: &[u8], start: u64, hit: bool, found: &mut Vec<Finding>) {
         let continues = std::mem::replace(&mut self.inside_line, !raw.ends_with(b"\n"));
         if continues {
             return;
         }
         let line = line::split(self.source, raw);
-        self.stamped |= line.stamped;
-        if line.foreign || (self.stamped && !line.stamped) {
+        if line.foreign {
             return;
         }
-        let end = start + raw.len() as u64;
-        let header = TABLE.header(&line.message);
-        let header = header.filter(|header| line.stamped || !header.compiled.rule.vague);
-        let next = match &mut self.open {
-            Some(report) => report.line(&line, header.as_ref(), end),
-            None => Next::Other,
-        };
-        if next != Next::Continues {
-            found.extend(self.open.take().map(Report::into_finding));
+        let reset = self.machine.hear(&line, hit);
+        if self.machine.stamped && !line.stamped && !reset {
+            // User space, or the rest of a report in a log that had no times so far.
+            self.open.iter_mut().for_each(|report| report.pass(start));
+            return self.flush(found);
         }
-        if next == Next::Other {
-            self.open = header.map(|header| Report::new(&header, &line, start, end));
+        let end = start + raw.len() as u64;
+        let header = if hit { TABLE.header(&line) } else { None };
+        let header = header
+            .filter(|header| reset || header.compiled.rule.kind != FindingKind::UnexpectedReboot);
+        if let Some(header) = header {
+            self.header(header, &line, start, end);
+        } else {
+            if hit {
+                self.open.retain_mut(|report| !report.notice(&line.message));
+            }
+            for report in &mut self.open {
+                match report.owns(&line) {
+                    true => report.take(&line, end),
+                    false => report.pass(end),
+                }
+            }
+        }
+        self.flush(found);
+    }
+
+    /// Takes a line that begins a report.
+    fn header(&mut self, header: Header, line: &Line<'_>, start: u64, end: u64) {
+        let joins = |report: &Report| report.joins(&header, line);
+        let own = self.open.iter().rposition(|report| report.owns(line) && joins(report));
+        if let Some(joined) = own.or_else(|| self.open.iter().rposition(joins)) {
+            return self.open[joined].take_header(&header, line, end);
+        }
+        if header.compiled.rule.join != Join::Aside {
+            let mut own = self.open.iter_mut().filter(|report| report.owns(line));
+            if let Some(vague) = own.find(|report| report.is_vague())
+                && header.compiled.rule.join == Join::Never
+            {
+                return vague.improve(header, line, end);
+            }
+            for report in self.open.iter_mut().filter(|report| report.owns(line)) {
+                report.give_way(&header);
+            }
+        }
+        if self.open.len() >= MAX_OPEN {
+            self.open.iter_mut().for_each(Report::close);
+        }
+        self.open.push(Report::new(header, line, start, end));
+    }
+
+    /// Gives out the findings that are complete, in order.
+    fn flush(&mut self, found: &mut Vec<Finding>) {
+        let done = self.open.iter().take_while(|report| report.is_done()).count();
+        for _ in 0..done {
+            if let Some(finding) = self.open.remove(0).into_finding() {
+                self.give(finding, found);
+            }
+        }
+    }
+
+    /// Gives out a finding, or holds it while the report that begins at its end is read: the same
+    /// failure told again at once is one finding.
+    fn give(&mut self, finding: Finding, found: &mut Vec<Finding>) {
+        match &mut self.held {
+            Some(held) if held.title == finding.title && held.end == finding.start => {
+                held.end = finding.end;
+                held.panicked |= finding.panicked;
+                held.severity = held.severity.max(finding.severity);
+            }
+            held => found.extend(held.replace(finding)),
+        }
+        let goes_on = |held: &Finding| self.open.iter().any(|next| next.start() == held.end);
+        if !self.held.as_ref().is_some_and(goes_on) {
+            found.extend(self.held.take());
         }
     }
 }
 
-/// Length of the complete lines at the start of `buffer` that no rule can match.
-fn skip_healthy(buffer: &[u8]) -> usize {
-    let Some(last) = memchr::memrchr(b'\n', buffer) else { return 0 };
-    match TABLE.literals.find(&buffer[..=last]) {
-        Some(hit) => memchr::memrchr(b'\n', &buffer[..hit.start()]).map_or(0, |end| end + 1),
-        None => last + 1,
+impl Machine {
+    /// Whether lines without anything to find leave it as it is.
+    fn is_settled(&self) -> bool {
+        self.stamped && !self.rebooting
+    }
+
+    /// Hears a line. Returns whether it shows that a running kernel was reset.
+    fn hear(&mut self, line: &Line<'_>, hit: bool) -> bool {
+        let message = line.message.as_ref();
+        let mut reset = false;
+        if hit && !line.stamped {
+            if message.starts_with(b"SeaBIOS (version") {
+                self.reset |= self.spoke && !self.rebooting;
+            }
+            let boots = message.starts_with(b"Booting the kernel.");
+            reset = boots && (self.reset || !self.spoke || self.stamped && !self.rebooting);
+        } else if hit && message.starts_with(b"reboot: ") {
+            self.rebooting = true;
+        } else if self.rebooting && message.starts_with(b"Linux version ") {
+            self.rebooting = false;
+        }
+        self.stamped |= line.stamped;
+        self.spoke |= !message.is_empty();
+        reset
     }
 }
 

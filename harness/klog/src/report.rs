@@ -2,155 +2,225 @@
 
 use kgate_model::finding::{Finding, FindingKind, Severity};
 
-use crate::line::Line;
+use crate::blame::{self, Charged};
+use crate::content;
+use crate::line::{Caller, Line};
 use crate::parser::Pending;
-use crate::rules::{Blame, Join};
-use crate::table::{Compiled, Header, Place, TABLE};
+use crate::rules::{INTRUDERS, Join};
+use crate::signature;
+use crate::table::{Header, TABLE};
+use crate::title::{self, Fields};
 
-/// A report ends when so many kernel lines did not look like part of one.
+/// A report ends when so many lines of its own task or CPU did not look like part of one.
 const LINGER: usize = 32;
+/// A report ends after so many lines of others.
+const PATIENCE: usize = 512;
 
 /// Bounds of what is kept of a report, and of its length in the log.
 const MAX_EXCERPT: usize = 64 << 10;
-const MAX_FRAMES: usize = 128;
 const MAX_LENGTH: u64 = 1 << 20;
 
-/// What a line means for the open report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// It is part of it, or does not end it.
-    Continues,
-    /// It is the last line of it.
-    Ends,
-    /// The report has ended before this line.
-    Other,
-}
+/// What stands before the header of a report, and so after another.
+const NEXT: &[u8] = b"------------[ cut here";
+
+/// A panic after a report of so many lines is the consequence: its stack repeats the report's.
+const MIN_LINES: usize = 22;
+const MIN_LINES_KMSAN: usize = 16;
 
 /// A report that began and may go on.
 #[derive(Debug)]
 pub(crate) struct Report {
-    compiled: &'static Compiled,
-    groups: [String; 2],
-    detail: Option<String>,
-    caller: Option<String>,
-    /// Functions, innermost first.
-    frames: Vec<String>,
+    header: Header,
+    caller: Caller,
+    stamped: bool,
     severity: Severity,
     panicked: bool,
     start: u64,
     end: u64,
-    excerpt: String,
-    /// Length of the excerpt at `end`.
+    time_us: Option<u64>,
+    text: Vec<u8>,
+    /// Length of the text at `end`.
     kept: usize,
-    /// Kernel lines since `end`.
+    /// Lines of the text, without unsure frames.
+    lines: usize,
+    /// Lines of its own since `end`.
     idle: usize,
-    /// Whether an instruction pointer was seen.
-    pointed: bool,
-    /// Whether the trace's end mark was seen.
-    traced: bool,
+    /// Lines of others since `end`.
+    others: usize,
+    /// Length of the text where the stack of a panic began that only repeats.
+    repeats: Option<usize>,
+    /// Length of the text where something else's stack began.
+    mixed: Option<usize>,
+    /// Whether it goes on with what other CPUs say.
+    all_cpus: bool,
+    /// Whether the console went away.
+    hung_up: bool,
+    done: bool,
 }
 
 impl Report {
     /// A report that begins with `line`.
-    pub(crate) fn new(header: &Header, line: &Line<'_>, start: u64, end: u64) -> Self {
-        let rule = header.compiled.rule;
+    pub(crate) fn new(header: Header, line: &Line<'_>, start: u64, end: u64) -> Self {
+        let severity = header.compiled.rule.severity;
         let mut report = Self {
-            compiled: header.compiled,
-            groups: header.groups.clone(),
-            detail: None,
-            caller: line.caller.clone(),
-            frames: header.function.iter().cloned().collect(),
-            severity: rule.severity,
-            panicked: rule.severity == Severity::Fatal,
+            header,
+            caller: line.caller,
+            stamped: line.stamped,
+            severity,
+            panicked: severity == Severity::Fatal,
             start,
             end,
-            excerpt: String::new(),
+            time_us: line.time_us,
+            text: Vec::new(),
             kept: 0,
+            lines: 0,
             idle: 0,
-            pointed: false,
-            traced: false,
+            others: 0,
+            repeats: None,
+            mixed: None,
+            all_cpus: false,
+            hung_up: false,
+            done: false,
         };
+        report.panicked &= report.header.compiled.rule.kind != FindingKind::UnexpectedReboot;
         report.keep(&line.message, end);
         report
     }
 
-    /// Takes the next line of the kernel; `header` is set when it could begin a report itself.
-    pub(crate) fn line(&mut self, line: &Line<'_>, header: Option<&Header>, end: u64) -> Next {
-        let message = line.message.as_ref();
-        if let Some(header) = header {
-            let rule = header.compiled.rule;
-            let again = std::ptr::eq(header.compiled, self.compiled) && rule.blame == Blame::Nobody;
-            let joins = match rule.join {
-                Join::Never => again,
-                Join::Severe => again || self.severity >= Severity::Severe,
-                Join::Any => true,
-            };
-            if !joins {
-                return Next::Other;
+    fn join(&self) -> Join {
+        self.header.compiled.rule.join
+    }
+
+    /// Whether nothing more is taken.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Offset of its first byte.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Takes nothing more.
+    pub(crate) fn close(&mut self) {
+        self.done = true;
+    }
+
+    /// Whether `line` comes from where the report comes from.
+    pub(crate) fn owns(&self, line: &Line<'_>) -> bool {
+        let same =
+            self.caller == line.caller || self.all_cpus && matches!(line.caller, Caller::Cpu(_));
+        same && self.stamped == line.stamped && self.join() != Join::Aside && !self.done
+    }
+
+    /// Whether `header` continues this report.
+    pub(crate) fn joins(&self, header: &Header, line: &Line<'_>) -> bool {
+        if self.done {
+            return false;
+        }
+        let same = std::ptr::eq(header.compiled, self.header.compiled);
+        match header.compiled.rule.join {
+            Join::Never => {
+                let repeats = header.compiled.rule.steps.is_empty() && header.compiled.rule.extra;
+                same && repeats && self.owns(line)
             }
-            self.panicked |= rule.severity == Severity::Fatal;
-        } else if end - self.start > MAX_LENGTH || self.idle >= LINGER {
-            return Next::Other;
-        } else if line.caller != self.caller && !all_cpus(self.compiled.rule.kind) {
-            self.idle += 1;
-            return Next::Continues;
+            // One finding for a run of them.
+            Join::Aside => same && self.others < LINGER && header.function == self.header.function,
+            Join::Severe => self.severity >= Severity::Severe && self.join() != Join::Aside,
+            Join::Any => self.join() != Join::Aside,
         }
-        if let Some((detail, function)) = self.compiled.detail(message)
-            && self.detail.is_none()
-        {
-            self.detail = Some(detail.unwrap_or_default());
-            self.frames.splice(0..0, function);
+    }
+
+    /// Takes the header of what follows from this report.
+    pub(crate) fn take_header(&mut self, header: &Header, line: &Line<'_>, end: u64) {
+        self.panicked |= header.compiled.rule.severity == Severity::Fatal;
+        let min = match self.header.compiled.rule.kind {
+            FindingKind::Kmsan => MIN_LINES_KMSAN,
+            _ => MIN_LINES,
+        };
+        let own = self.header.compiled.rule.kind != FindingKind::StackOverflow;
+        if header.compiled.rule.severity == Severity::Fatal && self.lines >= min && own {
+            self.repeats.get_or_insert(self.text.len());
         }
-        let place = TABLE.place(message);
-        if header.is_some() || place != Place::None || TABLE.is_report_text(message) {
+        self.keep(&line.message, end);
+    }
+
+    /// Whether its header says little, and comes from a known task or CPU, so that a better one
+    /// from there belongs to the same failure.
+    pub(crate) fn is_vague(&self) -> bool {
+        let rule = self.header.compiled.rule;
+        rule.title.is_empty() && rule.steps.is_empty() && self.caller != Caller::Unknown
+    }
+
+    /// Puts a header that says more in the place of its own.
+    pub(crate) fn improve(&mut self, header: Header, line: &Line<'_>, end: u64) {
+        self.severity = header.compiled.rule.severity;
+        self.header = header;
+        self.text.clear();
+        self.lines = 0;
+        self.keep(&line.message, end);
+    }
+
+    /// Makes room for another report from where this one comes from. Without a stack so far, it
+    /// goes on beside it: that one failed while this one was being printed.
+    pub(crate) fn give_way(&mut self, other: &Header) {
+        let own = self.caller != Caller::Unknown && TABLE.next_heading(&self.text).is_none();
+        let aside = other.compiled.rule.extra && !self.header.compiled.rule.extra;
+        self.done |= !own && !aside;
+    }
+
+    /// Takes the next line of its own.
+    pub(crate) fn take(&mut self, line: &Line<'_>, end: u64) {
+        let message = line.message.as_ref();
+        if end - self.start > MAX_LENGTH || self.idle >= LINGER {
+            self.done = true;
+        } else if TABLE.is_report_text(message) && !message.starts_with(NEXT) {
+            self.all_cpus |= message.starts_with(b"Sending NMI from CPU");
             self.keep(message, end);
-            self.place(&place);
+            self.done = message.starts_with(b"---[ end Kernel panic");
         } else {
             self.idle += 1;
             self.append(message);
         }
-        self.traced |= message.starts_with("---[ end trace");
-        if message.starts_with("---[ end Kernel panic") { Next::Ends } else { Next::Continues }
     }
 
-    fn place(&mut self, place: &Place<'_>) {
-        let name = match *place {
-            Place::Pointer(name) if self.compiled.rule.blame != Blame::Stack => name,
-            Place::Frame(name) => name,
-            _ => return,
-        };
-        if self.traced || self.frames.len() >= MAX_FRAMES {
-            return;
-        }
-        // Before the CPU's own state come the stacks of those that wait for it; and what the timer
-        // interrupted is what it was busy with.
-        let state = matches!(place, Place::Pointer(_)) && !self.pointed;
-        if self.compiled.rule.blame == Blame::Looping
-            && (state || name.contains("apic_timer_interrupt"))
-        {
-            self.frames.clear();
-        }
-        self.pointed |= state;
-        self.frames.push(TABLE.name(name));
+    /// Lets a line of others pass.
+    pub(crate) fn pass(&mut self, end: u64) {
+        self.others += 1;
+        let patience = if self.join() == Join::Aside { LINGER } else { PATIENCE };
+        self.done |= self.others >= patience || end - self.start > MAX_LENGTH;
     }
 
-    fn append(&mut self, message: &str) {
-        if self.excerpt.len() + message.len() < MAX_EXCERPT {
-            self.excerpt.push_str(message);
-            self.excerpt.push('\n');
+    /// Looks at a line that holds one of the texts searched for but begins no report. Returns
+    /// whether the report was none: a console that repeats what it missed.
+    pub(crate) fn notice(&mut self, message: &[u8]) -> bool {
+        let contains = |text: &str| memchr::memmem::find(message, text.as_bytes()).is_some();
+        self.hung_up |= contains("VM disconnected");
+        if self.caller == Caller::Unknown && INTRUDERS.iter().any(|text| contains(text)) {
+            self.mixed.get_or_insert(self.text.len());
+        }
+        self.lines == 1 && contains("** replaying previous printk message **")
+    }
+
+    fn append(&mut self, message: &[u8]) {
+        self.lines += usize::from(!blame::is_unsure(message));
+        if self.text.len() + message.len() < MAX_EXCERPT {
+            self.text.extend_from_slice(message);
+            self.text.push(b'\n');
         }
     }
 
-    fn keep(&mut self, message: &str, end: u64) {
+    fn keep(&mut self, message: &[u8], end: u64) {
         self.append(message);
-        self.kept = self.excerpt.len();
+        self.kept = self.text.len();
         self.end = end;
         self.idle = 0;
+        self.others = 0;
     }
 
     pub(crate) fn pending(&self) -> Pending {
         Pending {
-            kind: self.compiled.rule.kind,
+            kind: self.header.compiled.rule.kind,
             severity: self.final_severity(),
             start: self.start,
             panicked: self.panicked,
@@ -161,45 +231,114 @@ impl Report {
         if self.panicked { Severity::Fatal } else { self.severity }
     }
 
-    /// What the report comes to.
-    pub(crate) fn into_finding(mut self) -> Finding {
-        let rule = self.compiled.rule;
-        let function = self.compiled.blamed(&self.frames).cloned();
-        let title = title(rule.title, &self.groups, self.detail.as_deref(), function.as_deref());
+    /// What the report comes to; nothing when it turns out to be none.
+    pub(crate) fn into_finding(mut self) -> Option<Finding> {
+        let rule = self.header.compiled.rule;
         let severity = self.final_severity();
-        self.excerpt.truncate(self.kept);
-        Finding {
-            signature: format!("{}/{title}", rule.kind),
-            function,
+        self.text.truncate(self.kept);
+        let confirmed = rule.confirm.is_empty()
+            || memchr::memmem::find(&self.text, rule.confirm.as_bytes()).is_some();
+        if !confirmed {
+            return None;
+        }
+        let own = &self.text[..self.repeats.unwrap_or(self.kept).min(self.kept)];
+        let blamed = &own[..self.mixed.unwrap_or(own.len()).min(own.len())];
+        let mut blame = blame::blame(&self.header, blamed);
+        let mut header = None;
+        while !blame.met
+            && let Some(next) = TABLE.next_header(header.as_ref().unwrap_or(&self.header))
+        {
+            blame = blame::blame(&next, blamed);
+            header = Some(next);
+        }
+        if blame.met
+            && let Some(header) = header
+        {
+            self.header = header;
+        }
+        let rule = self.header.compiled.rule;
+        let named = if blame.met { rule.title } else { "" };
+        let unknown = if rule.extra { "" } else { "corrupted" };
+        let name = |charged: &Option<Charged>| {
+            charged.as_ref().map_or(unknown.to_owned(), |charged| charged.name.clone())
+        };
+        let (function, origin) = (name(&blame.charged), name(&blame.origin));
+        let fields = Fields {
+            groups: [&self.header.groups[0], &self.header.groups[1]],
+            detail: &blame.detail,
+            function: &function,
+            origin: &origin,
+        };
+        let mut alt_titles = Vec::new();
+        let title = if named.is_empty() {
+            title::normal(self.header.text.clone())
+        } else if rule.extra {
+            let unset = [(": killed {d}", &blame.detail), (" in {f}", &function)];
+            let template = unset.iter().filter(|(_, value)| value.is_empty());
+            let template =
+                template.fold(named.to_owned(), |text, (part, _)| text.replace(part, ""));
+            title::fill(&template, &fields)
+        } else {
+            title::fill(named, &fields)
+        };
+        if !named.is_empty() && !rule.extra {
+            let variants = blame.charged.iter().flat_map(Charged::variants);
+            let names = std::iter::once(function.as_str()).chain(variants);
+            for function in names {
+                let fields = Fields { function, ..fields };
+                let titles = std::iter::once(&named).chain(rule.alt);
+                for other in titles.map(|template| title::fill(template, &fields)) {
+                    if other != title && !alt_titles.contains(&other) {
+                        alt_titles.push(other);
+                    }
+                }
+            }
+        }
+        let stamp = || title.contains('[') && has_stamp(&title);
+        let corrupted = if !blame.met {
+            Some("lines that such a report has are missing")
+        } else if blame.lost && !rule.extra && named.contains("{f}") {
+            Some("no function of a stack can be charged")
+        } else if !rule.damaged.is_empty() {
+            Some(rule.damaged)
+        } else if stamp() {
+            Some("two lines ran into each other")
+        } else if self.hung_up {
+            Some("the console was disconnected")
+        } else if named.is_empty() || rule.stackless {
+            None
+        } else {
+            blame::damage(own)
+        };
+        let excerpt = String::from_utf8(self.text)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        let mut finding = Finding {
+            alt_titles,
+            function: blame.charged.map(|charged| charged.name),
             start: self.start,
             end: self.end,
+            time_us: self.time_us,
             panicked: self.panicked,
-            excerpt: self.excerpt,
+            corrupted: corrupted.map(str::to_owned),
+            excerpt,
             ..Finding::new(rule.kind, severity, title)
-        }
-    }
-}
-
-/// Whether reports of this kind hold the stacks of other CPUs and tasks.
-fn all_cpus(kind: FindingKind) -> bool {
-    matches!(kind, FindingKind::RcuStall | FindingKind::SoftLockup | FindingKind::HardLockup)
-}
-
-/// Fills a rule's title.
-fn title(
-    template: &str,
-    groups: &[String; 2],
-    detail: Option<&str>,
-    function: Option<&str>,
-) -> String {
-    let mut title = template.replace("{1}", &groups[0]).replace("{2}", &groups[1]);
-    for (token, value) in [("{d}", detail), ("{f}", function)] {
-        title = match value.filter(|value| !value.is_empty()) {
-            Some(value) => title.replace(token, value),
-            None => [" in ", ": ", " "]
-                .iter()
-                .fold(title, |title, joint| title.replace(&format!("{joint}{token}"), "")),
         };
+        content::fill(&mut finding);
+        finding.signature = signature::of(&finding);
+        Some(finding)
     }
-    title
+}
+
+/// Whether a time stamp got into a title: `[ NUM.NUM]` by then.
+fn has_stamp(title: &str) -> bool {
+    title.split('[').skip(1).any(|rest| {
+        let inner = rest.split(']').next().unwrap_or_default().trim_start();
+        rest.contains(']')
+            && inner.split_once('.').is_some_and(|(seconds, micros)| {
+                let number = |text: &str| {
+                    text == "NUM" || !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+                };
+                number(seconds) && number(micros)
+            })
+    })
 }

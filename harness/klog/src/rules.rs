@@ -1,5 +1,8 @@
 //! The rule table: how each kind of kernel report begins, what it is called and where to find the
-//! function to charge it to. Data; `parser` reads it.
+//! function to charge it to. Data; `table`, `blame` and `report` read it.
+//!
+//! Titles follow the convention of the syzbot dashboard, so that a finding here can be looked up
+//! there: `convention` says what is on top of it.
 
 use kgate_model::finding::FindingKind::{self, *};
 use kgate_model::finding::Severity::{self, Severe, Warning};
@@ -7,335 +10,731 @@ use kgate_model::finding::Severity::{self, Severe, Warning};
 /// What a header means when another report is still open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Join {
-    /// It begins a report of its own.
+    /// It begins a report of its own and ends the one that the same task or CPU was printing.
     Never,
     /// It continues an open report that is severe, because that is what leads to it.
     Severe,
     /// It continues any open report: it is only ever printed as a consequence.
     Any,
+    /// It stands for itself, and what else is open goes on.
+    Aside,
 }
 
-/// Which of a report's functions the finding is charged to.
+/// One step on the way from a header to the function to charge. Each takes lines until it is met;
+/// functions met on the way count in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Blame {
-    /// None is printed, or none matters.
-    Nobody,
-    /// The first one of header, detail, instruction pointer and stack that is not a helper.
+pub(crate) enum Step {
+    /// The function that the header names.
+    Header,
+    /// The instruction pointer.
+    Pointer,
+    /// The instruction pointer, or on PowerPC the place of the trap.
+    Trap,
+    /// The heading of a stack.
+    CallTrace,
+    /// A line with any of these texts.
+    Line(&'static [&'static str]),
+    /// Where a lock was taken: `at: f+0x1/0x2`.
+    Lock,
+    /// A function after its address: `[<ffffffff81000000>] f+0x1/0x2`.
+    Address,
+    /// Access type and size: `Read of size 8`; is `{d}` in the title.
+    Access,
+    /// The function after this text; is charged whatever it is.
+    Named(&'static str),
+    /// The whole next line; is `{d}` in the title.
+    Next,
+    /// The process that `Killed process 12 (name)` names; is `{d}` in the title.
+    Victim,
+    /// The place in the source that is complained about.
+    Source,
+    /// The function after `Allocated in `: whose object it is.
+    Owner,
+    /// The functions of a stack, up to where the next one begins.
+    Trace,
+}
+
+/// Which of the functions that the steps met the finding is charged to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// The first that is not a helper.
     First,
-    /// As `First`, without the instruction pointer, which is in the checking code.
-    Stack,
-    /// As `First`, after the functions that wait on behalf of others.
-    Waiter,
-    /// The function that the CPU keeps coming back to: the one called by the outermost dispatcher
-    /// (system call, work queue, timer …), as the innermost ones differ from time to time.
+    /// The one that the function which handed out the work had called: a CPU that loops is
+    /// somewhere else each time, but below the same system call, timer or work item.
     Looping,
+    /// The first that does not wait on behalf of others.
+    Waiting,
+}
+
+/// The rules for all headers that begin with the same text.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// What such a header begins with; the search for it is what healthy logs cost.
+    pub(crate) literal: &'static str,
+    /// Regular expression of lines that are no headers although they contain the literal.
+    pub(crate) not: &'static str,
+    /// In order: the first rule that matches decides.
+    pub(crate) rules: &'static [Rule],
 }
 
 /// One way in which a report begins.
 #[derive(Debug)]
 pub(crate) struct Rule {
-    /// Bytes that every such header contains; the search for it is what healthy logs cost.
-    pub(crate) literal: &'static str,
-    /// Regular expression, anchored at the start of the message. `FUNC` stands for a function
-    /// with its offset and captures the name as `f`.
+    /// Regular expression, anchored at the group's literal. Captures `1` and `2` go into the
+    /// title; `FUNC` stands for a function with its offset and captures its name, `PC` for an
+    /// address in brackets, `SRC` for a file and line.
     pub(crate) pattern: &'static str,
     pub(crate) kind: FindingKind,
     pub(crate) severity: Severity,
-    /// `{1}`, `{2}`: captures of the pattern; `{d}`: of the detail; `{f}`: the function.
-    /// What is not known goes, together with the ` in ` or blank before it.
+    /// `{1}`, `{2}`: captures of the pattern; `{d}`: what a step caught; `{f}`: the function.
     pub(crate) title: &'static str,
-    /// Regular expression looked for in the lines after the header; captures `d` and FUNC.
-    pub(crate) detail: &'static str,
-    pub(crate) blame: Blame,
+    /// Other titles of the kind, in the same terms.
+    pub(crate) alt: &'static [&'static str],
+    /// Steps that must all be met, or the report has lost lines.
+    pub(crate) needs: &'static [Step],
+    /// The way to the function.
+    pub(crate) steps: &'static [Step],
+    /// Other ways, each for when those before it lead nowhere.
+    pub(crate) instead: &'static [&'static [Step]],
+    pub(crate) pick: Pick,
     /// Regular expression of functions that are helpers in reports of this rule only.
     pub(crate) skip: &'static str,
+    /// Whether such a report may come without a stack.
+    pub(crate) stackless: bool,
+    /// Why the report is damaged whatever follows; empty when it is not.
+    pub(crate) damaged: &'static str,
     pub(crate) join: Join,
-    /// Whether other programs print the like: then only a line with a time stamp counts.
-    pub(crate) vague: bool,
+    /// How sure the header is.
+    pub(crate) sure: Sure,
+    /// Text without which, in the lines that follow, it was not a report.
+    pub(crate) confirm: &'static str,
+    /// Whether the convention has no such report.
+    pub(crate) extra: bool,
+}
+
+/// What a line must look like for a header in it to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sure {
+    /// Nothing but a kernel prints the like, wherever in the line.
+    Anywhere,
+    /// It stands at the line's start or after the name of a subsystem; or the line carries the
+    /// kernel's time stamp, and another ran into it.
+    Start,
+    /// It stands after the names of a driver and its device.
+    Device,
+    /// It stands at the line's start or after a subsystem, and the line carries the kernel's time stamp: other programs print the like.
+    Stamped,
+    /// It stands at the start of a line without the kernel's time stamp, in a log that has none.
+    Unstamped,
 }
 
 const fn rule(
-    literal: &'static str,
     pattern: &'static str,
     kind: FindingKind,
     severity: Severity,
     title: &'static str,
-    blame: Blame,
 ) -> Rule {
     Rule {
-        literal,
         pattern,
         kind,
         severity,
         title,
-        blame,
-        detail: "",
+        alt: &[],
+        needs: &[],
+        steps: &[],
+        instead: &[],
+        pick: Pick::First,
         skip: "",
+        stackless: false,
+        damaged: "",
         join: Join::Never,
-        vague: false,
+        sure: Sure::Start,
+        confirm: "",
+        extra: false,
     }
 }
 
 impl Rule {
-    const fn detail(mut self, detail: &'static str) -> Self {
-        self.detail = detail;
+    const fn alt(mut self, alt: &'static [&'static str]) -> Self {
+        self.alt = alt;
+        self
+    }
+    const fn needs(mut self, needs: &'static [Step]) -> Self {
+        self.needs = needs;
+        self
+    }
+    const fn steps(mut self, steps: &'static [Step]) -> Self {
+        self.steps = steps;
+        self
+    }
+    const fn instead(mut self, instead: &'static [&'static [Step]]) -> Self {
+        self.instead = instead;
+        self
+    }
+    const fn pick(mut self, pick: Pick) -> Self {
+        self.pick = pick;
         self
     }
     const fn skip(mut self, skip: &'static str) -> Self {
         self.skip = skip;
         self
     }
-    const fn vague(mut self) -> Self {
-        self.vague = true;
+    const fn stackless(mut self) -> Self {
+        self.stackless = true;
+        self
+    }
+    const fn damaged(mut self, why: &'static str) -> Self {
+        self.damaged = why;
         self
     }
     const fn join(mut self, join: Join) -> Self {
         self.join = join;
         self
     }
+    const fn sure(mut self, sure: Sure) -> Self {
+        self.sure = sure;
+        self
+    }
+    const fn confirm(mut self, confirm: &'static str) -> Self {
+        self.confirm = confirm;
+        self
+    }
+    const fn extra(mut self) -> Self {
+        self.extra = true;
+        self
+    }
 }
 
-use Blame::{First, Looping, Nobody, Stack, Waiter};
+use Join::{Any, Aside};
+use Pick::{Looping, Waiting};
+use Step::{
+    Access, Address, CallTrace, Header, Line, Lock, Named, Next, Owner, Pointer, Source, Trace,
+    Trap, Victim,
+};
+use Sure::{Anywhere, Device, Stamped, Unstamped};
 
-const ACCESS: &str = r"^(?P<d>Read|Write) (?:of size|at addr)";
-const LOCK: &str = r"(?:^|, )at: (?:\[<[0-9a-f]+>\] )?FUNC";
-const SLUB: &str = r"slab|object|free_debug|free_to_partial|print_trailer|check_bytes";
-const RCU: &str = r"rcu|kmem|slab";
+/// A `WARN`: newer kernels print where the trap was and then the stack, older ones the stack.
+const fn warn(pattern: &'static str, title: &'static str) -> Rule {
+    rule(pattern, FindingKind::Warning, Warning, title).steps(TRAP).instead(&[STACK]).sure(Anywhere)
+}
 
-/// In order: the first rule that matches a line decides.
+/// A fault: the instruction pointer, then the stack.
+const fn fault(pattern: &'static str, kind: FindingKind, title: &'static str) -> Rule {
+    rule(pattern, kind, Severe, title).steps(FAULT)
+}
+
+/// A complaint of checking code, which the stack begins with.
+const fn check(
+    pattern: &'static str,
+    kind: FindingKind,
+    severity: Severity,
+    title: &'static str,
+) -> Rule {
+    rule(pattern, kind, severity, title).steps(STACK)
+}
+
+const fn lockdep(pattern: &'static str, title: &'static str) -> Rule {
+    rule(pattern, Lockdep, Warning, title)
+}
+
+const TRAP: &[Step] = &[Trap, Trace];
+const FAULT: &[Step] = &[Pointer, CallTrace, Trace];
+const STACK: &[Step] = &[CallTrace, Trace];
+const HEADER: &[Step] = &[Header, CallTrace, Trace];
+/// What another CPU was doing, when that is all there is.
+const OTHER_CPU: &[Step] = &[
+    Line(&["NMI backtrace for cpu", "Stack dump where RCU GP kthread last ran"]),
+    Pointer,
+    CallTrace,
+    Trace,
+];
+const BAD_ACCESS: &[&str] = &["bad-access in {f}"];
+const ORIGIN: &[&str] = &["Local variable ", "Uninit was created at:"];
+const TAKING: &str = "is trying to acquire";
+const CUT: &str = "the report's first lines are lost";
+const EMPTY: &str = "nothing stands after the header";
+
+/// In order of rank: when a line holds several headers, the first group's counts.
 #[rustfmt::skip]
-pub(crate) static RULES: &[Rule] = &[
-    // Sanitizers.
-    rule("BUG: KASAN:", r"BUG: KASAN: (?:double-free or invalid-free|double-free|invalid-free) in FUNC",
-        Kasan, Severe, "KASAN: invalid-free in {f}", First).skip("slab|kfree|vfree|vunmap"),
-    rule("BUG: KASAN:", r"BUG: KASAN: ([a-z-]+) in (?:FUNC|[^ ]+)",
-        Kasan, Severe, "KASAN: {1} {d} in {f}", First)
-        .detail(ACCESS).skip("kernel_fault|tag_check|mem_abort|^el1h?_"),
-    rule("BUG: KASAN:", r"BUG: KASAN: ([a-z-]+) on address",
-        Kasan, Severe, "KASAN: {1} {d}", First).detail(ACCESS),
-    rule("BUG: KASAN:", r"BUG: KASAN: (.*)",
-        Kasan, Severe, "KASAN: {1}", First),
-    rule("BUG: KMSAN:", r"BUG: KMSAN: ([a-z-]+) in FUNC",
-        Kmsan, Severe, "KMSAN: {1} in {f}", First)
-        .skip("alloc_skb|netlink_ack|netlink_rcv_skb|_encrypt$|^(?:crypto|cipher|drbg|rng)_"),
-    rule("BUG: KCSAN:", r"BUG: KCSAN: (.*)",
-        Kcsan, Warning, "KCSAN: {1}", First),
-    rule("BUG: KFENCE:", r"BUG: KFENCE: ([a-z -]+?) in FUNC",
-        Kfence, Severe, "KFENCE: {1} in {f}", First),
-    rule("UBSAN:", r"UBSAN: Undefined behaviour in",
-        Ubsan, Warning, "UBSAN: undefined-behaviour in {f}", Stack).skip("ubsan|overflow"),
-    rule("UBSAN:", r"UBSAN: (.*?) in ",
-        Ubsan, Warning, "UBSAN: {1} in {f}", Stack).skip("ubsan|overflow"),
-    // Faults.
-    rule("NULL pointer dereference", r"(?:BUG: )?(?:[Uu]nable to handle )?kernel NULL pointer dereference",
-        NullPointer, Severe, "BUG: unable to handle kernel NULL pointer dereference in {f}", First),
-    rule("nable to handle kernel access", r"(?:BUG: )?[Uu]nable to handle kernel access to user memory",
-        PageFault, Severe, "BUG: unable to handle kernel access to user memory in {f}", First),
-    rule("nable to handle", r"(?:BUG: )?[Uu]nable to handle (?:page fault|kernel paging request)",
-        PageFault, Severe, "BUG: unable to handle kernel paging request in {f}", First),
-    rule("nable to handle kernel", r"(?:BUG: )?[Uu]nable to handle kernel",
-        PageFault, Severe, "BUG: unable to handle kernel", First),
-    rule("general protection fault", r"(?:Oops: )?general protection fault(?:,| for)?.*: (?:[0-9a-f]{4} )?\[#|(?:Oops: )?general protection fault(?:,.*)?:",
-        GeneralProtection, Severe, "general protection fault in {f}", First),
-    rule("PANIC: double fault", r"(?:traps: )?PANIC: double fault",
-        DoubleFault, Severe, "PANIC: double fault in {f}", First).join(Join::Any),
-    rule("stack guard page was hit", r"BUG: (?:\w+ )?stack guard page was hit",
-        StackOverflow, Severe, "BUG: stack guard page was hit in {f}", First),
-    rule("kernel stack overflow", r"(?:Insufficient stack space|kernel stack overflow)",
-        StackOverflow, Severe, "kernel stack overflow in {f}", First),
-    rule("divide", r"(?:Oops: )?divide[ _]error: ",
-        DivideError, Severe, "divide error in {f}", First),
-    rule("stack segment: ", r"(?:Oops: )?stack segment: ",
-        Oops, Severe, "stack segment fault in {f}", First),
-    rule("int3: ", r"(?:Oops: )?int3: ",
-        Oops, Severe, "int3 in {f}", First).join(Join::Severe),
-    rule("invalid opcode: ", r"(?:Oops: )?invalid opcode: ",
-        Oops, Severe, "invalid opcode in {f}", First).join(Join::Severe),
-    rule("Internal error:", r"Internal error:",
-        Oops, Severe, "Internal error in {f}", First).join(Join::Severe),
-    rule("Unhandled fault:", r"Unhandled fault:",
-        Oops, Severe, "Unhandled fault in {f}", First),
-    rule("Alignment trap:", r"Alignment trap:",
-        Oops, Severe, "Alignment trap in {f}", First),
-    rule("Oops", r"Oops(?: -[^:]*)?: .*\[#\d+\]",
-        Oops, Severe, "Oops in {f}", First).join(Join::Severe),
-    // Failed assertions.
-    rule("kernel BUG at", r"kernel BUG at mm/usercopy\.c",
-        Bug, Severe, "BUG: bad usercopy in {f}", Stack).skip("usercopy|__check"),
-    rule("kernel BUG at", r"kernel BUG at lib/list_debug\.c",
-        ListCorruption, Severe, "BUG: corrupted list in {f}", Stack),
-    rule("kernel BUG at", r"kernel BUG at",
-        Bug, Severe, "kernel BUG in {f}", First).skip("^skb_"),
-    // The lock checker.
-    rule(": possible ", r"(?:\[ )?(?:WARNING|INFO): possible (?:circular locking dependency|recursive locking|irq lock inversion dependency) detected",
-        Lockdep, Warning, "possible deadlock in {f}", First).detail(LOCK),
-    rule("-unsafe lock order", r"(?:\[ )?(?:WARNING|INFO): \S+-safe -> \S+-unsafe lock order detected",
-        Lockdep, Warning, "possible deadlock in {f}", First).detail(LOCK),
-    rule("inconsistent lock state", r"(?:\[ )?(?:WARNING|INFO): inconsistent lock state",
-        Lockdep, Warning, "inconsistent lock state in {f}", First).detail(LOCK),
-    rule("suspicious RCU usage", r"(?:\[ )?(WARNING|INFO): suspicious RCU usage",
-        Lockdep, Warning, "{1}: suspicious RCU usage in {f}", Stack).skip(RCU),
-    rule("bad unlock balance", r"(?:\[ )?(WARNING|BUG): bad unlock balance detected",
-        Lockdep, Warning, "{1}: bad unlock balance in {f}", Stack),
-    rule("held lock freed", r"(?:\[ )?(WARNING|BUG): held lock freed",
-        Lockdep, Warning, "{1}: held lock freed in {f}", Stack),
-    rule("returning to user space", r"(?:\[ )?(WARNING|BUG): lock held when returning to user space",
-        Lockdep, Warning, "{1}: lock held when returning to user space in {f}", First).detail(LOCK),
-    rule("ested lock was not taken", r"(?:\[ )?WARNING: [Nn]ested lock was not taken",
-        Lockdep, Warning, "WARNING: nested lock was not taken in {f}", Stack),
-    rule("still has locks held", r"(?:\[ )?(WARNING|BUG): .*still has locks held",
-        Lockdep, Warning, "{1}: still has locks held in {f}", Stack),
-    rule("Invalid wait context", r"(?:\[ )?BUG: Invalid wait context",
-        Lockdep, Warning, "BUG: Invalid wait context in {f}", Stack),
-    rule("non-static key", r"INFO: trying to register non-static key",
-        Lockdep, Warning, "INFO: trying to register non-static key in {f}", Stack)
-        .skip("stack|lock|IRQ"),
-    rule("workqueue leaked", r"BUG: workqueue leaked(?: atomic,)? lock or atomic",
-        Lockdep, Warning, "BUG: workqueue leaked lock or atomic in {f}", Stack)
-        .detail(r"last function: (?P<f>\w+)").skip("process_one_work"),
-    // Stalls.
-    rule("INFO: rcu_", r"(?:rcu: )?INFO: rcu_\w+ (?:self-)?detected (?:expedited )?stall",
-        RcuStall, Severe, "INFO: rcu detected stall in {f}", Looping)
-        .skip(r"apic_timer_interrupt|rcu|^asm_|^sysvec_"),
-    rule("soft lockup - CPU#", r"(?:.*watchdog: )?BUG: soft lockup - CPU#",
-        SoftLockup, Severe, "BUG: soft lockup in {f}", Looping)
-        .skip(r"apic_timer_interrupt|^asm_|^sysvec_"),
-    rule("hard LOCKUP", r"(?:.*watchdog: )?Watchdog detected hard LOCKUP",
-        HardLockup, Severe, "Watchdog detected hard LOCKUP in {f}", Looping),
-    rule("INFO: task ", r"INFO: task .+ blocked (?:in I/O wait |on a \S+ )?for more than \d+ seconds",
-        HungTask, Severe, "INFO: task hung in {f}", Waiter),
-    rule("can't die for more", r"INFO: task .+ can't die for more than",
-        HungTask, Severe, "INFO: task can't die in {f}", Stack).skip("schedule"),
-    rule("BUG: workqueue lockup", r"BUG: workqueue lockup",
-        SoftLockup, Severe, "BUG: workqueue lockup", Nobody),
-    rule("lockup suspected", r"BUG: (spinlock|rwlock) lockup suspected",
-        SoftLockup, Severe, "BUG: {1} lockup suspected in {f}", Stack),
-    // Memory.
-    rule("invoked oom-killer", r"\S.* invoked oom-killer: ",
-        OomKill, Severe, "Out of memory: killed {d}", Nobody)
-        .detail(r"(?:Kill|Killed) process \d+,? \((?P<d>[^)]*)\)"),
-    rule("Killed process", r"(?:Memory cgroup out|Out) of memory: Killed process \d+,? \(([^)]*)\)",
-        OomKill, Severe, "Out of memory: killed {1}", Nobody).join(Join::Any),
-    rule("page allocation failure", r"\S.*: page allocation failure: order:(\d+)",
-        AllocFailure, Warning, "page allocation failure in {f}", Stack),
-    rule("memory leak", r"BUG: memory leak",
-        MemoryLeak, Warning, "memory leak in {f}", Stack),
-    rule("BUG: Bad page", r"BUG: (Bad page (?:state|map|cache)) in process",
-        BadPageState, Severe, "BUG: {1} in {f}", Stack)
-        .skip("bad_page|free_page|free_unref|free_pcp|prep_new|get_page_from|check_free"),
-    rule("Object already free", r"BUG \S+ .*: Object already free",
-        SlabCorruption, Severe, "BUG: Object already free", Stack).skip(SLUB),
-    rule("ainted", r"BUG \S+ \((?:Not tainted|Tainted[^)]*)\): (\w[\w ]*\w)(?:$|[^\w:])",
-        SlabCorruption, Severe, "BUG: {1} in {f}", Stack).skip(SLUB),
-    // Contexts.
-    rule("scheduling while atomic", r"BUG: scheduling while atomic",
-        SchedulingWhileAtomic, Severe, "BUG: scheduling while atomic in {f}", Stack).skip("schedul"),
-    rule("sleeping function called", r"BUG: sleeping function called from invalid context",
-        SleepInAtomic, Severe, "BUG: sleeping function called from invalid context in {f}", Stack),
-    rule("in preemptible", r"BUG: using ([\w()]+) in preemptible",
-        Bug, Warning, "BUG: using {1} in preemptible code in {f}", Stack).skip("preempt"),
-    rule("bad magic", r"BUG: (spinlock|rwlock) bad magic",
-        Bug, Severe, "BUG: {1} bad magic in {f}", Stack),
-    rule("still in use", r"BUG: Dentry .* still in use",
-        Bug, Severe, "BUG: Dentry still in use in {f}", Stack),
-    rule("MAX_", r"BUG: (MAX_\w+) too low",
-        Lockdep, Warning, "BUG: {1} too low!", Nobody),
-    rule("BUG:", r"BUG: (\w.{3,})",
-        Bug, Severe, "BUG: {1}", Stack).vague(),
-    // Warnings, those in checking code under the name of what was checked.
-    rule("WARNING: ", r"WARNING: .*\blib/debugobjects\.c:\d+",
-        FindingKind::Warning, Warning, "WARNING: ODEBUG bug in {f}", First).skip("debug_"),
-    rule("WARNING: ", r"WARNING: .*\blib/refcount\.c:\d+",
-        RefCount, Warning, "WARNING: refcount bug in {f}", First).skip("refcount|kobject_|kref"),
-    rule("WARNING: ", r"WARNING: .*\blib/list_debug\.c:\d+",
-        ListCorruption, Severe, "WARNING: corrupted list in {f}", First),
-    rule("WARNING: ", r"WARNING: .*\bkernel/locking/\w+\.c:\d+",
-        FindingKind::Warning, Warning, "WARNING: locking bug in {f}", First).skip("lock"),
-    rule("WARNING: ", r"WARNING: .*\blib/kobject\.c:\d+",
-        FindingKind::Warning, Warning, "WARNING: kobject bug in {f}", First).skip("kobj"),
-    rule("WARNING: ", r"WARNING: .*\bfs/proc/generic\.c:\d+",
-        FindingKind::Warning, Warning, "WARNING: proc registration bug in {f}", First).skip("proc_"),
-    rule("WARNING: ", r"WARNING: .*\bmm/vmalloc\.c:\d+.*__vmalloc",
-        FindingKind::Warning, Warning, "WARNING: zero-size vmalloc in {f}", First).skip("vmalloc"),
-    rule("WARNING: ", r"WARNING: (?:(?:CPU: \d+ (?:UID: \d+ )?PID: \d+ )?at \S+\.[a-z]+:\d+|CPU: \d+ (?:UID: \d+ )?PID: \d+ at|(?:\[.*\] )?\S+\.[a-z]+:\d+ at)(?: FUNC)?",
-        FindingKind::Warning, Warning, "WARNING in {f}", First),
-    rule("WARNING: ", r"WARNING: kernel stack (?:frame pointer|regs) .*has bad ('\w+' )?value",
-        FindingKind::Warning, Warning, "WARNING: kernel stack regs has bad {1}value", Nobody),
-    // What servers live on.
-    rule("unregister_netdevice: waiting", r"unregister_netdevice: waiting for .* to become free",
-        DeviceLeak, Warning, "unregister_netdevice: waiting for DEV to become free", Nobody),
-    rule("Machine Check Exception", r"(?:mce: )?\[Hardware Error\]: CPU \d+: Machine Check Exception",
-        MachineCheck, Severe, "Machine Check Exception", Nobody),
-    rule("EXT4-fs error", r"EXT4-fs error \(device [^)]*\): (?P<f>\w+):\d+: ",
-        Filesystem, Severe, "EXT4-fs error in {f}", First),
-    rule("orruption detected", r"XFS \([^)]*\): (?:Metadata c|C)orruption (?:of in-memory data )?detected",
-        Filesystem, Severe, "XFS: corruption detected in {f}", First).detail(r"\bat FUNC"),
-    rule("Internal error", r"XFS \([^)]*\): Internal error .* Caller FUNC",
-        Filesystem, Severe, "XFS: internal error in {f}", First),
-    rule("BTRFS", r"BTRFS(?: critical|: error) \(device [^)]*\)[^:]*: ",
-        Filesystem, Severe, "BTRFS: file system error", Nobody),
-    rule("I/O error", r"(?:(?:blk_update_request|critical \w+): )?I/O error, dev \w+, sector",
-        BlockError, Warning, "block device I/O error", Nobody),
-    // The end: what leads to it is the finding; without that, it is one itself.
-    rule("Kernel panic - not syncing", r"Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: (?:FUNC)?",
-        StackOverflow, Severity::Fatal, "kernel panic: stack is corrupted in {f}", First)
-        .skip("stack_chk"),
-    rule("Kernel panic - not syncing", r"Kernel panic - not syncing: corrupted stack end detected",
-        StackOverflow, Severity::Fatal, "kernel panic: corrupted stack end in {f}", Looping)
-        .skip("schedule|retint_kernel"),
-    rule("Kernel panic - not syncing", r"Kernel panic - not syncing: kernel stack overflow",
-        StackOverflow, Severity::Fatal, "kernel stack overflow in {f}", Looping)
-        .skip("bad_stack").join(Join::Any),
-    rule("Kernel panic - not syncing", r"Kernel panic - not syncing: ((?:Attempted to kill (?:init|the idle task))!)",
-        Panic, Severity::Fatal, "kernel panic: {1}", Nobody).join(Join::Severe),
-    rule("Kernel panic - not syncing", r"Kernel panic - not syncing: ((?:\w+: )?panic_on_\w+ set|(?:.*: )?Fatal exception(?: in interrupt)?|(?:hung_task|softlockup|Hard LOCKUP|RCU Stall|Aiee|Machine halted|Fatal machine check|scheduling while atomic|(?:\S+ )?[Oo]ut of memory|System is deadlocked on memory).*?)[ .]*$",
-        Panic, Severity::Fatal, "kernel panic: {1}", Nobody).join(Join::Any),
-    rule("Kernel panic - not syncing", r"Kernel panic - not syncing: (.*?)[ .]*$",
-        Panic, Severity::Fatal, "kernel panic: {1}", First).join(Join::Severe),
+pub(crate) static GROUPS: &[Group] = &[
+    Group { literal: "BUG:",
+        not: r"ODEBUG:|Boot_DEBUG:|xlog_status:|\bDEBUG:|BUG: no syscalls can create resource",
+        rules: &[
+        // Sanitizers.
+        rule(r"BUG: KASAN: (?:double-free or invalid-free|double-free|invalid-free) in FUNC",
+            Kasan, Severe, "KASAN: invalid-free in {f}").alt(&["invalid-free in {f}"])
+            .steps(HEADER).skip("slab_|kfree|vunmap|vfree").sure(Anywhere),
+        rule(r"BUG: KASAN: ([a-z-]+) in FUNC", Kasan, Severe, "KASAN: {1} {d} in {f}")
+            .alt(BAD_ACCESS).needs(&[Access]).steps(HEADER)
+            .skip("kernel_fault|tag_check|mem_abort|^el1_|^el1h_").sure(Anywhere),
+        rule(r"BUG: KASAN: ([a-z-]+) on address", Kasan, Severe, "KASAN: {1} {d}")
+            .needs(&[Access]).sure(Anywhere),
+        rule(r"BUG: KASAN: (.*)", Kasan, Severe, "KASAN: {1}").sure(Anywhere)
+            .damaged("the header names no function"),
+        rule(r"BUG: KMSAN: kernel-usb-infoleak in FUNC",
+            Kmsan, Severe, "KMSAN: kernel-usb-infoleak in {f}").alt(&["KMSAN origin in {g}"])
+            .steps(&[Trace, Line(ORIGIN), Trace]).stackless().sure(Anywhere)
+            .skip("alloc_skb|usb_submit_urb|usb_start_wait_urb|usb_bulk_msg|usb_interrupt_msg|usb_control_msg"),
+        rule(r"BUG: KMSAN: ([a-z-]+) in FUNC", Kmsan, Severe, "KMSAN: {1} in {f}").alt(BAD_ACCESS)
+            .steps(&[Trace, Line(ORIGIN), Trace]).stackless().sure(Anywhere)
+            .skip("alloc_skb|netlink_ack|netlink_rcv_skb|_encrypt$|^(?:crypto|cipher|drbg|rng)_"),
+        rule(r"BUG: KCSAN: (.*)", Kcsan, Warning, "KCSAN: {1}").stackless().sure(Anywhere),
+        rule(r"BUG: KFENCE: ((?:use-after-free|out-of-bounds|invalid) (?:read|write)) in FUNC",
+            Kfence, Severe, "KFENCE: {1} in {f}").alt(BAD_ACCESS)
+            .steps(&[Header, Trace]).sure(Anywhere),
+        rule(r"BUG: KFENCE: invalid free in FUNC", Kfence, Severe, "KFENCE: invalid free in {f}")
+            .alt(&["invalid-free in {f}"]).steps(&[Header, Trace]).stackless().sure(Anywhere),
+        rule(r"BUG: KFENCE: memory corruption in FUNC",
+            Kfence, Severe, "KFENCE: memory corruption in {f}")
+            .steps(&[Header, Trace]).stackless().sure(Anywhere),
+        // Faults.
+        fault(r"BUG: (?:unable to handle kernel paging request|unable to handle page fault for address|Unable to handle kernel data access)",
+            PageFault, "BUG: unable to handle kernel paging request in {f}").alt(BAD_ACCESS),
+        fault(r"BUG: (?:[Uu]nable to handle kernel NULL pointer dereference|[Kk]ernel NULL pointer dereference)",
+            NullPointer, "BUG: unable to handle kernel NULL pointer dereference in {f}")
+            .alt(BAD_ACCESS),
+        // The address comes from another call of printk.
+        rule(r"BUG: [Uu]nable to handle kernel", PageFault, Severe, "BUG: unable to handle kernel")
+            .damaged("the header is cut"),
+        fault(r"BUG: .*stack guard page was hit at", StackOverflow,
+            "BUG: stack guard page was hit in {f}").alt(&["stack-overflow in {f}"]).pick(Looping),
+        // The lock checkers.
+        check(r"BUG: (spinlock|rwlock) (lockup suspected|already unlocked|recursion|cpu recursion|bad magic|wrong owner|wrong CPU|trylock failure on UP)",
+            Bug, Severe, "BUG: {1} {2} in {f}").skip("spin_|_lock|_unlock"),
+        lockdep(r"BUG: .*still has locks held!", "BUG: still has locks held in {f}")
+            .needs(&[Address]),
+        lockdep(r"BUG: lock held when returning to user space",
+            "BUG: lock held when returning to user space in {f}")
+            .needs(&[Line(&["leaving the kernel with locks still held"]), Lock]).stackless(),
+        lockdep(r"BUG: bad unlock balance detected!", "BUG: bad unlock balance in {f}")
+            .steps(&[Address, CallTrace, Trace]),
+        lockdep(r"BUG: held lock freed!", "BUG: held lock freed in {f}").needs(&[Address]),
+        lockdep(r"BUG: Invalid wait context", "WARNING: locking bug in {f}")
+            .steps(STACK).skip("lock_sock|release_sock"),
+        lockdep(r"BUG: workqueue leaked lock or atomic",
+            "BUG: workqueue leaked lock or atomic in {f}")
+            .needs(&[Named("last function: ")]).stackless(),
+        lockdep(r"BUG: workqueue leaked atomic, lock or RCU",
+            "BUG: workqueue leaked atomic, lock or RCU in {f}")
+            .needs(&[Named("last function: ")]).stackless(),
+        lockdep(r"BUG: MAX_\w+ too low", "").stackless(),
+        // Stalls.
+        fault(r"BUG: soft lockup", SoftLockup, "BUG: soft lockup in {f}")
+            .alt(&["stall in {f}"]).pick(Looping),
+        rule(r"BUG: workqueue lockup", SoftLockup, Severe, "BUG: workqueue lockup").stackless(),
+        // Contexts.
+        check(r"BUG: scheduling while atomic", SchedulingWhileAtomic, Severe,
+            "BUG: scheduling while atomic in {f}").skip("schedule"),
+        check(r"BUG: sleeping function called from invalid context at (.*)", SleepInAtomic, Severe,
+            "BUG: sleeping function called from invalid context in {f}"),
+        check(r"BUG: using ([a-z_]+)\(\) in preemptible", Bug, Warning,
+            "BUG: using {1}() in preemptible code in {f}")
+            .skip("dump_stack|preemption|preempt|debug_|processor_id|this_cpu"),
+        // Memory.
+        rule(r"BUG: Bad rss-counter state", BadPageState, Severe, "BUG: Bad rss-counter state").stackless(),
+        rule(r"BUG: (non-zero nr_p[tm]\w+ on freeing mm)", BadPageState, Severe, "BUG: {1}").stackless(),
+        rule(r"BUG: Bad page (state|cache)", BadPageState, Severe, "BUG: Bad page {1} in {f}")
+            .steps(&[Line(&["page last allocated"]), Trace])
+            .skip("(?:free|put|get|update|release)_page|free_unref|^_*folio|truncate_inode_pages|page_frag_free|alloc|vmap|page_owner"),
+        rule(r"BUG: Bad page map", BadPageState, Severe, "BUG: Bad page map"),
+        rule(r"BUG: Dentry .* still in use \([0-9]+\) +\[(unmount) of ([^\]]+)\]", Bug, Severe,
+            "BUG: Dentry still in use in {1}").alt(&["BUG: Dentry still in use [{1} of {2}]"]).stackless(),
+        rule(r"BUG: memory leak", MemoryLeak, Warning, "memory leak in {f}")
+            .steps(&[Line(&["backtrace:", "backtrace (crc "]), Trace])
+            .skip("kmemleak|mmap|kmem|slab|alloc|create_object|idr_get|list_lru_init|kasprintf|kvasprintf|pcpu_create|strdup|strndup|memdup"),
+        rule(r"BUG:\s*$", Bug, Warning, "BUG: corrupted").damaged(EMPTY),
+        // Whatever else the kernel calls a bug.
+        rule(r"BUG: \w.{3,}", Bug, Severe, "").sure(Stamped).stackless(),
+    ]},
+    Group { literal: "WARNING:",
+        not: r"(?i)WARNING: /etc/ssh/moduli|workqueue cpumask: online intersect|the mand mount option|Unsupported flag value\(s\) of 0x%x in DT_FLAGS_1|Unprivileged eBPF is enabled|missed to adjust virtual screen size|WARNING: See https.* for mitigation|kernel not compiled with|EXT4-fs(?: \(.*\))?:|uses (?:deprecated v2 capabilities|wireless extensions)|XFS \(\w+\): WARNING",
+        rules: &[
+        // Those in checking code under the name of what was checked.
+        warn(r"WARNING: .*lib/debugobjects\.c.* (?:debug_(?:print|check)|at)",
+            "WARNING: ODEBUG bug in {f}")
+            .skip("debug_|rcu|hrtimer_|timer_|work_|percpu_|vunmap|vfree|__free_|debug_check|kobject_"),
+        warn(r"WARNING: .*mm/usercopy\.c.* (?:usercopy_warn|at)", "WARNING: bad usercopy in {f}")
+            .skip("usercopy|__check"),
+        warn(r"WARNING: .*lib/kobject\.c.* (?:kobject_|at)", "WARNING: kobject bug in {f}")
+            .skip("kobject_"),
+        warn(r"WARNING: .*fs/proc/generic\.c.* (?:proc_register|at)",
+            "WARNING: proc registration bug in {f}").skip("proc_"),
+        Rule { kind: RefCount, ..warn(r"WARNING: .*lib/refcount\.c.* (?:refcount_|at)",
+            "WARNING: refcount bug in {f}").skip("refcount|kobject_") },
+        Rule { kind: Lockdep, ..warn(r"WARNING: .*kernel/locking/lockdep\.c.*lock_",
+            "WARNING: locking bug in {f}").skip("lock_sock|release_sock") },
+        lockdep(r"WARNING: .*still has locks held!", "WARNING: still has locks held in {f}")
+            .needs(&[Lock]),
+        Rule { kind: Lockdep, ..warn(r"WARNING: Nested lock was not taken",
+            "WARNING: nested lock was not taken in {f}") },
+        lockdep(r"WARNING: lock held when returning to user space",
+            "WARNING: lock held when returning to user space in {f}")
+            .needs(&[Line(&["leaving the kernel with locks still held"]), Lock]).stackless(),
+        warn(r"WARNING: .*mm/.*\.c.* k?.?malloc", "WARNING: kmalloc bug in {f}")
+            .skip("kmalloc|krealloc|slab|kmem"),
+        warn(r"WARNING: .*mm/vmalloc.c.*__vmalloc_node", "WARNING: zero-size vmalloc in {f}"),
+        warn(r"WARNING: .* usb_submit_urb", "WARNING in {f}/usb_submit_urb")
+            .skip("usb_submit_urb|usb_start_wait_urb|usb_bulk_msg|usb_interrupt_msg|usb_control_msg"),
+        Rule { kind: ListCorruption, severity: Severe,
+            ..warn(r"WARNING: .*lib/list_debug\.c:\d+", "WARNING in {f}") },
+        warn(r"WARNING: SRC at 0x\d+, CPU#\d+", "WARNING in {f}"),
+        warn(r"WARNING: .* at SRC FUNC", "WARNING in {f}"),
+        warn(r"WARNING: SRC at FUNC", "WARNING in {f}"),
+        warn(r"WARNING: \[.*\] SRC at FUNC", "WARNING in {f}"),
+        warn(r"WARNING: at (?:SRC FUNC|[\w/.-]+\.c:\d+(?: |$))", "WARNING in {f}"),
+        warn(r"WARNING: CPU: \d+ (?:UID: \d+ )?PID: \d+ at ", ""),
+        lockdep(r"WARNING: possible circular locking dependency detected", "possible deadlock in {f}")
+            .needs(&[Line(&[TAKING])]).steps(&[Lock, Lock, Trace])
+            .skip("process_one_work|flush_workqueue|drain_workqueue|destroy_workqueue"),
+        lockdep(r"WARNING: possible irq lock inversion dependency detected", "possible deadlock in {f}")
+            .needs(&[Line(&["just changed the state of lock"]), Lock]),
+        lockdep(r"WARNING: .*-safe -> .*-unsafe lock order detected", "possible deadlock in {f}")
+            .steps(&[Line(&["which became "]), Trace]),
+        lockdep(r"WARNING: possible recursive locking detected", "possible deadlock in {f}")
+            .needs(&[Line(&[TAKING]), Lock]),
+        lockdep(r"WARNING: inconsistent lock state", "inconsistent lock state in {f}")
+            .needs(&[Line(&["takes"]), Lock]).steps(STACK),
+        lockdep(r"WARNING: suspicious RCU usage", "WARNING: suspicious RCU usage in {f}")
+            .needs(&[Source]).steps(STACK).skip("rcu|kmem|slab"),
+        lockdep(r"WARNING: bad unlock balance detected!", "WARNING: bad unlock balance in {f}")
+            .steps(&[Address, CallTrace, Trace]),
+        lockdep(r"WARNING: held lock freed!", "WARNING: held lock freed in {f}").needs(&[Lock]),
+        lockdep(r"WARNING: (?:chain_key collision|bad contention detected!)", "").stackless(),
+        rule(r"WARNING: kernel stack regs at [0-9a-f]+ in [^ ]* has bad '([^']+)' value",
+            FindingKind::Warning, Warning, "WARNING: kernel stack regs has bad '{1}' value").stackless(),
+        rule(r"WARNING: kernel stack frame pointer at [0-9a-f]+ in [^ ]* has bad value",
+            FindingKind::Warning, Warning, "WARNING: kernel stack frame pointer has bad value").stackless(),
+        rule(r"WARNING: kernel stack (?:regs .* has bad 'bp'|frame pointer .* has bad) value",
+            FindingKind::Warning, Warning, "WARNING: kernel stack regs has bad value").stackless(),
+        rule(r"WARNING: stack recursion on stack type", FindingKind::Warning, Warning, "").stackless(),
+        rule(r"WARNING:\s*$", FindingKind::Warning, Warning, "WARNING: corrupted").damaged(EMPTY),
+        // A driver that warns of its device; other texts after `WARNING:` are advice, mostly.
+        rule(r"WARNING: \w.*", FindingKind::Warning, Warning, "").stackless().join(Aside).sure(Device),
+    ]},
+    Group { literal: "INFO:",
+        not: r"INFO: lockdep is turned off|INFO: Stall ended before state dump|INFO: NMI handler|INFO: recovery required|(?:handler|interrupt).*took too long|INFO: sys_.* is not present in|INFO: no syscalls can create|rmt_storage:INFO:|_INFO:",
+        rules: &[
+        lockdep(r"INFO: possible circular locking dependency detected \]", "possible deadlock in {f}")
+            .needs(&[Line(&[TAKING]), Lock]),
+        lockdep(r"INFO: possible irq lock inversion dependency detected \]", "possible deadlock in {f}")
+            .needs(&[Line(&["just changed the state of lock"]), Lock]),
+        lockdep(r"INFO: .*-safe -> .*-unsafe lock order detected \]", "possible deadlock in {f}")
+            .needs(&[Line(&[TAKING]), Lock]),
+        lockdep(r"INFO: possible recursive locking detected \]", "possible deadlock in {f}")
+            .needs(&[Line(&[TAKING]), Lock]),
+        lockdep(r"INFO: inconsistent lock state \]", "inconsistent lock state in {f}")
+            .needs(&[Line(&["takes"]), Lock]),
+        lockdep(r"INFO: (?:possible .* detected|.* lock order detected|inconsistent lock state)", ""),
+        rule(r"INFO: rcu_\w+ (?:self-)?detected(?: expedited)? stall", RcuStall, Severe,
+            "INFO: rcu detected stall in {f}").alt(&["stall in {f}"])
+            .steps(&[Line(&["apic_timer_interrupt"]), Pointer, Trace])
+            .instead(&[&[Line(&["apic_timer_interrupt", "Exception stack", "el1h_64_irq"]), Trace], OTHER_CPU])
+            .skip("apic_timer_interrupt|rcu").pick(Looping),
+        check(r"INFO: trying to register non-static key", Lockdep, Warning,
+            "INFO: trying to register non-static key in {f}").skip("stack|lock|IRQ"),
+        lockdep(r"INFO: suspicious RCU usage", "INFO: suspicious RCU usage in {f}")
+            .needs(&[Source]).steps(STACK).skip("rcu|kmem|slab"),
+        check(r"INFO: task .{0,100}? blocked (?:in I/O wait |on a \S+ .{0,60}?)?for more than [0-9]+ seconds",
+            HungTask, Severe, "INFO: task hung in {f}").alt(&["hang in {f}"]).pick(Waiting),
+        check(r"INFO: task .{0,100}? can't die for more than .* seconds",
+            HungTask, Severe, "INFO: task can't die in {f}").alt(&["hang in {f}"]).skip("schedule"),
+        // A name with a line end in it.
+        check(r"INFO: task .{0,40}$", HungTask, Severe, "INFO: task hung in {f}")
+            .alt(&["hang in {f}"]).pick(Waiting).confirm(" blocked for more than "),
+        rule(r"INFO: (Freed|Allocated) in (.*)", Kasan, Severe, "INFO: {1} in {2}").damaged(CUT),
+        rule(r"INFO:\s*$", Bug, Warning, "INFO: corrupted").damaged(EMPTY),
+    ]},
+    Group { literal: "nable to handle kernel", not: "", rules: &[
+        fault("nable to handle kernel paging request", PageFault,
+            "BUG: unable to handle kernel paging request in {f}").alt(BAD_ACCESS).sure(Anywhere),
+        fault("nable to handle kernel NULL pointer dereference", NullPointer,
+            "BUG: unable to handle kernel NULL pointer dereference in {f}").alt(BAD_ACCESS).sure(Anywhere),
+        fault("nable to handle kernel (access to user memory)", PageFault,
+            "BUG: unable to handle kernel {1} in {f}").alt(BAD_ACCESS).sure(Anywhere),
+        fault("nable to handle kernel pointer dereference", PageFault,
+            "BUG: unable to handle kernel pointer dereference in {f}").alt(BAD_ACCESS).sure(Anywhere),
+        rule("nable to handle kernel", PageFault, Severe, "").sure(Anywhere),
+    ]},
+    Group { literal: "general protection fault", not: r"general protection fault .* error:\d+ in |general protection fault ip:", rules: &[
+        fault("general protection fault.*:", GeneralProtection, "general protection fault in {f}")
+            .alt(BAD_ACCESS),
+    ]},
+    Group { literal: "stack segment: ", not: "", rules: &[
+        fault("stack segment: ", Oops, "stack segment fault in {f}"),
+    ]},
+    // What leads to it is the finding; without that, it is one itself.
+    Group { literal: "Kernel panic", not: "", rules: &[
+        rule("Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: FUNC",
+            StackOverflow, Severity::Fatal, "kernel panic: stack is corrupted in {f}")
+            .needs(&[Header]).stackless().join(Join::Severe),
+        rule("Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: [a-f0-9]+",
+            StackOverflow, Severity::Fatal, "kernel panic: stack is corrupted in {f}")
+            .steps(STACK).skip("stack_chk").join(Join::Severe),
+        rule("Kernel panic - not syncing: corrupted stack end detected inside scheduler",
+            StackOverflow, Severity::Fatal, "kernel panic: corrupted stack end in {f}")
+            .alt(&["stack-overflow in {f}"]).steps(STACK).pick(Looping)
+            .skip("schedule|retint_kernel").join(Join::Severe),
+        rule("Kernel panic - not syncing: kernel stack overflow",
+            StackOverflow, Severity::Fatal, "kernel stack overflow in {f}")
+            .alt(&["stack-overflow in {f}"]).steps(STACK).pick(Looping).skip("bad_stack").join(Any),
+        rule("Kernel panic - not syncing: Attempted to kill init!", Panic, Severity::Fatal,
+            "kernel panic: Attempted to kill init!").join(Join::Severe),
+        rule("Kernel panic - not syncing: Couldn't open N_TTY ldisc for [^ ]+ --- error -[0-9]+",
+            Panic, Severity::Fatal, "kernel panic: Couldn't open N_TTY ldisc").join(Join::Severe),
+        rule("Kernel panic - not syncing: (Fatal exception|panic_on_warn set|hung_task: blocked tasks)",
+            Panic, Severity::Fatal, "kernel panic: {1}").damaged(CUT).join(Any),
+        rule("Kernel panic - not syncing: ((?:.*: )?panic_on_\\w+ set.*|(?:.*: )?Fatal exception.*|(?:softlockup|Hard LOCKUP|RCU Stall|Aiee|Machine halted|Fatal machine check|scheduling while atomic|(?:\\S+ )?[Oo]ut of memory|System is deadlocked on memory).*)",
+            Panic, Severity::Fatal, "kernel panic: {1}").steps(STACK).join(Any),
+        rule("Kernel panic - not syncing: (.*)", Panic, Severity::Fatal, "kernel panic: {1}").steps(STACK)
+            .join(Join::Severe),
+        rule("Kernel panic", Panic, Severity::Fatal, "").sure(Stamped).join(Join::Severe),
+    ]},
+    Group { literal: "PANIC: double fault", not: "", rules: &[
+        rule("PANIC: double fault", DoubleFault, Severe, "PANIC: double fault in {f}")
+            .steps(&[Pointer]).join(Any),
+    ]},
+    Group { literal: "rust_kernel: panicked", not: "", rules: &[
+        check("rust_kernel: panicked at ", Bug, Severe, "{d} in {f}")
+            .needs(&[Next]).skip("__rustc::rust_begin_unwind"),
+        rule("rust_kernel: panicked", Bug, Severe, ""),
+    ]},
+    Group { literal: "kernel BUG", not: "", rules: &[
+        check(r"kernel BUG at mm/usercopy\.c", Bug, Severe, "BUG: bad usercopy in {f}")
+            .skip("usercopy|__check"),
+        check(r"kernel BUG at lib/list_debug\.c", ListCorruption, Severe,
+            "BUG: corrupted list in {f}").alt(BAD_ACCESS),
+        fault(r"kernel BUG at .*", Bug, "kernel BUG in {f}").skip("^skb_"),
+        rule("kernel BUG .*", Bug, Severe, "").sure(Stamped),
+    ]},
+    Group { literal: "Kernel BUG", not: "", rules: &[
+        rule("Kernel BUG (.*)", Bug, Severe, "kernel BUG {1}"),
+    ]},
+    Group { literal: "BUG kmalloc-", not: "kasan:", rules: &[
+        rule(r"BUG kmalloc-.*: Object already free", SlabCorruption, Severe,
+            "BUG: Object already free"),
+        slab(r"BUG kmalloc-\S+ \((?:Not tainted|Tainted.*?)\): (\w[\w ]*\w)"),
+    ]},
+    Group { literal: "divide error:", not: "", rules: &[
+        rule("divide error: ", DivideError, Severe, "divide error in {f}").steps(&[Pointer]),
+    ]},
+    Group { literal: "divide_error:", not: "", rules: &[
+        rule("divide_error: ", DivideError, Severe, "divide error in {f}").steps(&[Pointer]),
+    ]},
+    Group { literal: "invalid opcode:", not: "", rules: &[
+        rule("invalid opcode: ", Oops, Severe, "invalid opcode in {f}")
+            .steps(&[Pointer]).join(Join::Severe),
+    ]},
+    Group { literal: "int3:", not: "", rules: &[
+        fault("int3: ", Oops, "int3 in {f}").join(Join::Severe),
+    ]},
+    Group { literal: "UBSAN:", not: "", rules: &[
+        check("UBSAN: Undefined behaviour in", Ubsan, Warning,
+            "UBSAN: undefined-behaviour in {f}").skip("ubsan|overflow"),
+        check("UBSAN: array-index-out-of-bounds in", Ubsan, Warning,
+            "UBSAN: array-index-out-of-bounds in {f}").alt(BAD_ACCESS).skip("ubsan|overflow"),
+        check("UBSAN: (.*?) in", Ubsan, Warning, "UBSAN: {1} in {f}").skip("ubsan|overflow"),
+        check(r"UBSAN: \w.*", Ubsan, Warning, "").sure(Stamped).confirm("UBSAN: "),
+    ]},
+    // Only where a kernel was running; see `parser`.
+    Group { literal: "Booting the kernel.", not: "Parsing ELF|Decompressing Linux|Unknown parameter '", rules: &[
+        rule("Booting the kernel", UnexpectedReboot, Severity::Fatal, "unexpected kernel reboot")
+            .stackless().sure(Unstamped),
+    ]},
+    Group { literal: "unregister_netdevice: waiting for", not: "", rules: &[
+        rule("unregister_netdevice: waiting for .* to become free", DeviceLeak, Warning,
+            "unregister_netdevice: waiting for DEV to become free").stackless().join(Aside),
+    ]},
+    Group { literal: "VFS: Close: file count is 0", not: "", rules: &[
+        rule("VFS: Close: file count is 0", Bug, Severe,
+            "VFS: Close: file count is zero (use-after-free)").stackless(),
+    ]},
+    Group { literal: "VFS: Busy inodes after unmount", not: "", rules: &[
+        rule("VFS: Busy inodes after unmount", Bug, Severe,
+            "VFS: Busy inodes after unmount (use-after-free)").stackless(),
+    ]},
+    Group { literal: "Internal error:", not: r"XFS \(", rules: &[
+        fault("Internal error:", Oops, "Internal error in {f}").alt(BAD_ACCESS).join(Join::Severe),
+    ]},
+    Group { literal: "Unhandled fault:", not: "", rules: &[
+        fault("Unhandled fault:", Oops, "Unhandled fault in {f}").alt(BAD_ACCESS),
+    ]},
+    Group { literal: "Alignment trap:", not: "", rules: &[
+        fault("Alignment trap:", Oops, "Alignment trap in {f}"),
+    ]},
+    Group { literal: "trusty: panic", not: "", rules: &[
+        rule(r"trusty: panic \(.*?\):(?: DEBUG)? ASSERT FAILED at \(.*?\): (.+)", Bug, Severe,
+            "trusty: ASSERT FAILED: {1}").stackless(),
+        rule("trusty: panic.* ASSERT FAILED.*: *(.*)", Bug, Severe, "trusty: ASSERT FAILED: {1}")
+            .damaged("the header is cut"),
+        rule(r"trusty: panic \(.*?\): (.+)", Bug, Severe, "trusty: panic: {1}").stackless(),
+        rule("trusty: panic", Bug, Severe, ""),
+    ]},
+    // Programs of a fuzzer's guest; taken for what they are in logs without kernel time stamps.
+    Group { literal: "fatal error:", not: "ALSA|fatal error: cannot create timer", rules: &[
+        rule("fatal error:", Bug, Warning, "go runtime error")
+            .stackless().sure(Unstamped).confirm("runtime"),
+    ]},
+    Group { literal: "SYZF", not: "", rules: &[
+        rule("SYZFAIL:(.*)", Bug, Warning, "SYZFAIL:{1}").stackless().sure(Unstamped),
+        rule("SYZFATAL:(.*)", Bug, Warning, "SYZFATAL:{1}").alt(&["SYZFATAL"])
+            .stackless().sure(Unstamped),
+    ]},
+    Group { literal: "panic:", not: r"_panic:|xlog_status:|ddb\.onpanic:|evtlog_status:", rules: &[
+        rule("panic: Sentry detected .* stuck task", Bug, Warning, "panic: Sentry detected stuck tasks")
+            .stackless().sure(Unstamped).confirm("goroutine "),
+        rule("panic:(.*)", Bug, Warning, "panic:{1}")
+            .stackless().sure(Unstamped).confirm("goroutine "),
+    ]},
+    // No reports, but to be noticed within one.
+    Group { literal: "vmalloc: allocation failure:", not: "", rules: &[] },
+    Group { literal: "FAULT_INJECTION: forcing", not: "", rules: &[] },
+    Group { literal: "FAULT_FLAG_ALLOW_RETRY missing", not: "", rules: &[] },
+    Group { literal: "serialport: VM disconnected.", not: "", rules: &[] },
+    Group { literal: "** replaying previous printk", not: "", rules: &[] },
+    Group { literal: "SeaBIOS (version", not: "", rules: &[] },
+    Group { literal: "reboot: ", not: "", rules: &[] },
+    // From here on, on top of the convention: what servers live on.
+    Group { literal: "Oops", not: "", rules: &[
+        fault(r"Oops(?: - [^:]*)?:? .*\[#\d+\]", Oops, "Oops in {f}").join(Join::Severe).extra(),
+    ]},
+    Group { literal: "kernel stack overflow", not: "", rules: &[
+        fault("kernel stack overflow", StackOverflow, "kernel stack overflow in {f}").extra()
+            .sure(Stamped).join(Join::Severe),
+    ]},
+    Group { literal: "Insufficient stack space", not: "", rules: &[
+        check("Insufficient stack space to handle exception", StackOverflow, Severe,
+            "kernel stack overflow in {f}")
+            .alt(&["stack-overflow in {f}"]).pick(Looping).skip("bad_stack"),
+    ]},
+    Group { literal: "hard LOCKUP", not: "", rules: &[
+        fault("hard LOCKUP on cpu", HardLockup, "Watchdog detected hard LOCKUP in {f}")
+            .pick(Looping).sure(Anywhere).extra(),
+    ]},
+    Group { literal: " invoked oom-killer", not: "", rules: &[
+        rule(" invoked oom-killer: gfp", OomKill, Severe, "Out of memory: killed {d}")
+            .needs(&[Victim]).stackless().sure(Anywhere).extra(),
+    ]},
+    Group { literal: "Killed process", not: "", rules: &[
+        rule(r"Killed process \d+,? \(([^)]*)\)", OomKill, Severe, "Out of memory: killed {1}")
+            .stackless().sure(Anywhere).join(Any).extra(),
+    ]},
+    Group { literal: ": page allocation failure", not: "", rules: &[
+        check(r": page allocation failure: order:(\d+)", AllocFailure, Warning,
+            "page allocation failure in {f}").skip("get_free_page|get_zeroed_page").sure(Anywhere).extra(),
+    ]},
+    Group { literal: "BUG ", not: "kasan:|DEBUG", rules: &[
+        slab(r"BUG \S+ \((?:Not tainted|Tainted.*?)\): (\w[\w ]*\w)"),
+    ]},
+    Group { literal: "Machine Check Exception", not: "", rules: &[
+        rule("Machine Check Exception: ", MachineCheck, Severe, "Machine Check Exception")
+            .stackless().sure(Anywhere).extra(),
+    ]},
+    Group { literal: "EXT4-fs error", not: "", rules: &[
+        storage(r"EXT4-fs error \(device [^)]*\):? (?:in )?(?:(?P<f>[a-z]\w+)(?:\(\))?:\d+)?",
+            Filesystem, Severe, "EXT4-fs error in {f}").needs(&[Header]),
+    ]},
+    Group { literal: "XFS (", not: "", rules: &[
+        storage(r"XFS \([^)]*\): (?:Metadata c|C)orruption (?:of in-memory data )?(?:\([^)]*\) )?detected(?:.* at FUNC)?",
+            Filesystem, Severe, "XFS: corruption detected in {f}").needs(&[Header]),
+        storage(r"XFS \([^)]*\): Internal error .*Caller (?:PC )?FUNC",
+            Filesystem, Severe, "XFS: internal error in {f}").needs(&[Header]),
+    ]},
+    Group { literal: "BTRFS", not: "", rules: &[
+        storage(r"BTRFS(?: critical|: error) \(device [^)]*\)[^:]*: ",
+            Filesystem, Severe, "BTRFS: file system error"),
+    ]},
+    Group { literal: "I/O error, dev ", not: "", rules: &[
+        storage(r"I/O error, dev \w+, sector", BlockError, Warning, "block device I/O error"),
+    ]},
 ];
 
-/// Functions that report, check, allocate, copy, lock or count on behalf of their caller, as
-/// regular expressions on names without leading underscores.
+/// Slab corruption as `mm/slub.c` words it.
+const fn slab(pattern: &'static str) -> Rule {
+    check(pattern, SlabCorruption, Severe, "BUG: {1} in {f}")
+        .steps(&[Owner, CallTrace, Trace])
+        .instead(&[STACK])
+        .skip("slab|object|free_debug|free_to_partial|print_trailer|check_bytes|put_cpu_partial|kfree|kmem|_debug_processing|get_partial|get_any_partial")
+        .extra()
+}
+
+/// Errors of file systems and block devices: one line each.
+const fn storage(
+    pattern: &'static str,
+    kind: FindingKind,
+    severity: Severity,
+    title: &'static str,
+) -> Rule {
+    rule(pattern, kind, severity, title).stackless().sure(Stamped).join(Aside).extra()
+}
+
+/// Functions that report, check, allocate, copy, lock, count or wait on behalf of their caller:
+/// regular expressions, looked for anywhere in the name.
 pub(crate) static HELPERS: &[&str] = &[
-    // Reporting.
-    r"dump_stack|show_stack|show_regs|show_trace|walk_stack|dump_backtrace|panic|nmi_panic|print_",
-    r"warn$|warn_(?:slowpath|alloc|bogus|printk)|report_bug|fixup_bug|handle_bug|(?:.*_)?invalid_op|do_error|do_trap|.*_trap$",
-    r"exc_|asm_exc_|asm_|sysvec_|oops_end|die$|die_addr|no_context|bad_area|do_kern_addr_fault|page_fault_oops|df_debug",
-    r"printk|vprintk|.*snprintf|.*scnprintf|va_format|string|pointer|k?v?asprintf|dev_(?:info|notice|warn|err|alert|crit|emerg)|dev_printk",
-    r"assfail|assertfail|fortify_|should_fail|fault_create|sanitizer_cov|write_comp_data|hex_string|imbalance_bug|stack_chk_fail|stack_trace_|arch_stack_walk",
+    // Reporting and unwinding.
+    "panic|dump_stack|show_stack|walk_stack|dump_backtrace|stack_trace_(?:consume_entry|save)|arch_stack_walk",
+    "__warn|warn_(?:slowpath|alloc|bogus)|report_bug|fixup_bug|invalid_op|imbalance_bug|assertfail|__fortify_report|^get_taint$",
+    "print_(?:address_description|report|usage_bug|unlock|hex_dump|tainted)|hex_dump_to_buffer|string|pointer|printk|va_format|kv?asprintf|sn?printf|scnprintf|dev_(?:info|notice|warn|err|alert|crit|emerg)",
+    "do_error|do_trap|_trap$|program_check_(?:exception|common)|do_(?:kernel|translation)_fault|do_mem_abort|el1_abort|el1h_64_sync(?:_handler)?",
     // Checking.
-    r".*kasan|.*kmsan|.*kcsan|.*ubsan|.*hwasan|.*kfence|sanitizer|asan_|msan_|tsan_|check_memory_region|check_heap_object|check_object|memory_is_",
-    r"debug_|.*_is_static_object|might_|lockdep_|.*lock_acquire|.*lock_release|lock_class|register_lock|mark_|.*lockdep|trace_(?:hard|soft)irq|perf_trace|rcu_lockdep|phys_addr|get_taint",
-    // Memory and strings.
-    r"k[mzc]alloc|v[mz]alloc|kv[mzc]alloc|krealloc|kmem_cache|kv?free|slab_|.*_slab$|allocate_slab|get_free_pages|get_zeroed_page|alloc_pages?|.*alloc_.*pages|alloc_frozen|post_alloc_hook|prep_new_page|get_page_from_freelist|free_large_kmalloc|vunmap$|folio_unlock|radix_tree_node_alloc|pcpu_mem_|kmemleak|xt_alloc|alloc_skb|folio_alloc|kmemdup|memdup|kstrn?dup",
-    r"mem(?:cpy|cmp|set|chr|move|dup)|str[nl]?(?:cpy|cmp|len|str|chr|dup|lcpy|scpy|nlen)|crc\d|crc_|rep_|hex_dump",
-    r"copy_(?:to|from)_|copyin$|copyout$|put_user|get_user|.*copy_(?:to|from)_(?:user|iter)|arch_copy|read_word_at_a_time|(?:read|write)_once",
-    r"(?:read|write)[bwlq]$|logic_(?:in|out)",
-    // Locks, counters, lists.
-    r"(?:do_)?(?:raw_)?(?:spin|read|write)_(?:try)?(?:un)?lock|raw_spin|native_queued_spin|queued_(?:spin|read|write)|pv_queued|(?:rt_)?mutex_|down$|down_|up$|up_(?:read|write)|osq_|owner_on_cpu|rwsem_",
-    r"refcount_|kref_|(?:arch_|raw_)?atomic(?:64|_long)?_|(?:arch_)?(?:set|clear|change|test)_bit|list_|rb_|hlist_|klist_|kobject_|xas_|ref_tracker|(?:local_)?bh_(?:en|dis)able|.*bh_enable_ip",
+    "__sanitizer|__asan|kasan|hwasan|__msan|kmsan|kcsan_setup_watchpoint|check_(?:memory_region|heap_object|object)|read_word_at_a_time|(?:read|write)_once_.*nocheck",
+    "debug_object|(?:timer|work)_is_static_object|__might_(?:fault|resched)|might_(?:fault|sleep)|__phys_addr|seqprop_assert|ref_tracker",
+    "lockdep|lock_(?:acquire|release|class)|mark_lock|(?:reacquire|mark)_held_locks|(?:trace|lockdep)_(?:hard|soft)irq|perf_trace",
+    // Memory.
+    "alloc_page|k?v?[mzc]alloc|krealloc|kmem_cache|allocate_slab|slab_|__alloc_frozen_pages_noprof|^kv?free$|kfree_skb|ida_free",
+    "folio_(?:alloc|unlock)|filemap_alloc_folio|__filemap_get_folio|find_or_create_page|do_read_cache_folio|read_cache_page|pagecache_get_page|grab_cache_page_write_begin|find_lock_entries|truncate_inode_pages_range|mark_buffer_dirty|^(?:un)?lock_page",
+    "mem(?:cpy|cmp|set|chr|move|dup)|str(?:n?cmp|[nls]?cpy|scpy|n?len|n?str|chr|n?dup)|^crc\\d+|crc_itu_t",
+    "copy_(?:to|from)_(?:user|iter)|copy_(?:page|folio)_(?:to|from)_iter|^copy(?:in|out)$|(?:put|get)_user|extract_(?:user|iter)_to_sg",
+    "(?:read|write)[bwlq]$|logic_(?:in|out)",
+    // Locks, counters, containers.
+    "raw_spin_rq|spin_(?:lock|trylock|unlock)|(?:read|write)_(?:lock|trylock|unlock)|^down$|down_(?:read|write|trylock)|up_(?:read|write)|^(?:__|rt_)?mutex_|owner_on_cpu|osq_(?:lock|unlock)|bh_(?:en|dis)able",
+    "atomic(?:64)?_(?:dec|inc|read|set|or|xor|and|add|sub|fetch|xchg|cmpxchg|try)|(?:set|clear|change|test)_bit|^refcount_|^kref_",
+    "list_(?:add|del|replace|move|splice)|^(?:__)?rb_|^klist_|xas_(?:start|load|find)|rhashtable_lookup",
     // Waiting, timers, work.
-    r"wake_up|complete$|wait_for_completion|finish_wait|del_timer|timer_delete|mod_timer|lock_timer_base|flush_work|flush_workqueue|cancel_work|cancel_delayed|queue_work|queue_delayed|insert_work|try_to_grab|drain_workqueue|destroy_workqueue|kthread_stop|schedule_timeout",
-    // Devices: the driver that asks is at fault, not the core that answers.
-    r"device_(?:add|del|unregister|destroy|release|remove)|sysfs_remove|get_device_parent|put_device|unregister_netdev|rollback_registered|usb_(?:submit_urb|kill_|control_msg|start_wait|bulk_msg|hcd_submit)|kfree_skb|iput$|iput_final|ihold$|(?:fast_)?dput$|devres_release|dpm_sysfs|hwrng_unregister|netdev_register_kobject|drop_nlink|x86_indirect_thunk|ret_from|msleep$|usleep",
-    r"do_(?:kernel|translation)_fault|do_mem_abort|el1h?_|die_kernel",
+    "__wake_up|^complete$|wait_for_completion|finish_wait|kthread_stop|cleanup_srcu_struct",
+    "del_timer|__mod_timer|lock_timer_base|__timer_delete_sync|sk_stop_timer_sync|flush_work|cancel_work_sync|__cancel_work_timer|try_to_grab_pending|(?:drain|destroy)_workqueue|queue_work|insert_work|__queue_delayed_work|queue_delayed_work_on",
+    // Cores of subsystems: the driver that asks is at fault, not the core that answers.
+    "kobject_|add_uevent_var|get_device_parent|device_(?:add|del|unregister|destroy|release|for_each_child|remove_file)|devres_release_all|hwrng_unregister|i2c_del_adapter|__unregister_client|rollback_registered|unregister_netdev|sysfs_remove|tty_unregister_device|^put_device$",
+    "dummy_urb_enqueue|usb_(?:kill_urb|kill_anchored_urbs|control_msg|hcd_submit_urb|submit_urb)|^iput$|^iput_final$|^ihold$|fast_dput|dput|drop_nlink|_indirect_thunk_",
 ];
 
-/// How the lines begin that reports are made of, apart from headers and stack frames.
-pub(crate) static TEXT: &[&str] = &[
-    r"[ \t<=]|---|\[ +pid|\[ +\d+\] +\d+ +\d+ |INFO: (?:lockdep|NMI|Slab|Object|Freed|Allocated)|note: |fbcon",
-    r"Call [Tt]race|Backtrace|Code: |[RE]?IP|[RE]?SP|[RE][A-D]X:|R[A-Z0-9]{2}:|ORIG_RAX|[CDEFG]S: |[CD]R\d|PKRU|PGD|#PF|pc :|lr :|sp :",
-    r"CPU: |CPU#|Hardware name|Modules linked in|Workqueue|Tainted|Disabling lock debugging|Kernel Offset|Dumping|Rebooting in",
-    r"rcu: |task:|Sending NMI|NMI backtrace|Showing |stack backtrace|other info|irq event stamp|(?:hard|soft)irqs last|.echo 0 >",
-    r"Mem-Info|Node |active_anon|Tasks state|oom-kill:|oom_reaper|Out of memory|Memory cgroup|(?:memory|swap): usage|Memory state",
-    r"page:|raw: |flags: |page dumped|Freed |Allocated |Object |Redzone|Padding|FIX |BUG |Bytes b4|Last potentially",
+/// Functions that hand out work, for [`Pick::Looping`]; anywhere in the name.
+pub(crate) static DISPATCHERS: &[&str] = &[
+    // System calls, and those whose number says little: the one they called is charged.
+    "do_(?:fast_)?syscall_|sysenter_dispatch|tracesys_phase2|el0_svc_handler|invoke_syscall|ret_fast_syscall",
+    "vfs_(?:read|write|iter_read|iter_write|ioctl|open)|do_iter_(?:read|write)|do_iter_readv_writev|call_(?:read|write)_iter|new_sync_(?:read|write)|ksys_ioctl|compat_(?:sys_)?ioctl|blkdev_(?:driver_)?ioctl|^call_mmap|mmap_region|do_mmap|do_dentry_open",
+    "^sock_(?:sendmsg|recvmsg|release|mmap|do_ioctl|ioctl)|^__sock_release|^compat_sock_ioctl|^setsockopt$|^listen$|^accept$|kernel_(?:setsockopt|listen|accept)|sock_common_setsockopt|sk_common_release|^(?:nf|rt)netlink_rcv_msg|^netlink_dump|^(?:sys_)?(?:socketpair|connect|ioctl)",
+    // Interrupts, timers, threads, faults, exits.
+    "netif_receive_skb|do_softirq|call_timer_fn|_run_timers|run_timer_softirq|hrtimer_run|run_ksoftirqd|tasklet_(?:hi_)?action|smp_call_function",
+    "process_one_work|smpboot_thread_fn|^kthread$|start_secondary|cpu_startup_entry|ret_from_fork",
+    "__do_fault|do_page_fault|^page_fault$|__fput|task_work_run|exit_to_usermode",
 ];
 
-/// Functions that wait on behalf of their caller, for [`Blame::Waiter`]; anywhere in the name.
-pub(crate) static WAITERS: &str = r"sched|_lock|_slowlock|down_|^down$|rwsem|completion|kthread|wait|synchronize|context_switch|switch_to|cancel_delayed_work|rcu_barrier";
+/// Functions that wait on behalf of their caller, for [`Pick::Waiting`]; anywhere in the name.
+pub(crate) static WAITERS: &[&str] = &[
+    "sched",
+    "_lock",
+    "_slowlock",
+    "down",
+    "rwsem",
+    "completion",
+    "kthread",
+    "wait",
+    "synchronize",
+    "context_switch",
+    "__switch_to",
+    "cancel_delayed_work",
+    "rcu_barrier",
+];
 
-/// Functions that hand out work, for [`Blame::Looping`]: the one they called is charged.
-pub(crate) static DISPATCHERS: &str = r"^_*(?:(?:do_)?(?:sys_)?(?:vfs_)?ioctl|(?:sys_)?(?:socketpair|connect|listen|accept)|process_one_work|do_syscall_\w+|do_fast_syscall\w*|entry_SYSCALL\w*|invoke_syscall|el0_svc\w*|ret_fast_syscall|tracesys_phase2|sysenter_dispatch|do_one_initcall|do_init_module|netif_receive_skb\w*|napi_\w+|do_softirq\w*|net_rx_action|call_timer_fn|.*run_timers?\w*|.*hrtimer_run\w*|run_ksoftirqd|smpboot_thread_fn|kthread|start_secondary|cpu_startup_entry|ret_from_fork\w*|vfs_(?:read|write|ioctl|open|iter_\w+)|new_sync_(?:read|write)|do_iter_\w+|call_(?:read|write)_iter|call_mmap|ksys_ioctl|.*compat_sys_ioctl|blkdev_\w*ioctl|mmap_region|do_mmap|do_dentry_open|sock_(?:sendmsg|recvmsg|release|mmap|do_ioctl|ioctl)\w*|kernel_(?:setsockopt|listen|accept)|sock_common_setsockopt|(?:nf|rt)netlink_rcv_msg|netlink_dump|do_fault|.*do_page_fault|page_fault|fput|task_work_run|exit_to_user\w*|smp_call_function\w*|tasklet_(?:hi_)?action\w*)$";
+/// What tasks hang in all over the kernel when one thing is wrong, for [`Pick::Waiting`]: part of
+/// the name, and the name that all go by when it is not their own.
+pub(crate) static COMMON_WAITS: &[(&str, &str)] = &[
+    ("rtnl_lock", ""),
+    ("synchronize_rcu", "synchronize_rcu"),
+    ("synchronize_srcu", "synchronize_rcu"),
+    ("synchronize_net", "synchronize_rcu"),
+    ("synchronize_sched", "synchronize_rcu"),
+];
 
 /// Prefixes that system call entry points add to a name.
 pub(crate) static ENTRY_PREFIXES: &[&str] = &[
@@ -345,13 +744,255 @@ pub(crate) static ENTRY_PREFIXES: &[&str] = &[
     "__x64_",
     "__ia32_",
     "__arm64_",
-    "__se_sys_",
-    "__do_sys_",
     "____sys_",
     "___sys_",
     "__sys_",
     "__se_",
+    "__se_sys_",
+    "__do_sys_",
     "compat_SYSC_",
     "compat_SyS_",
     "ksys_",
+];
+
+/// What follows these texts is a stack: with no function in it, the report is damaged.
+pub(crate) static STACKS: &[&str] = &[
+    "Call Trace",
+    "Call trace",
+    "Allocated:",
+    "Allocated by task ",
+    "Freed:",
+    "Freed by task ",
+    " backtrace:",
+    " backtrace (crc ",
+    "Backtrace:",
+    "Uninit was stored to memory at",
+];
+
+/// Kernel messages with a stack that are no reports; within one they show that it is mixed up.
+pub(crate) static INTRUDERS: &[&str] = &[
+    "vmalloc: allocation failure:",
+    "FAULT_INJECTION: forcing a failure",
+    "FAULT_FLAG_ALLOW_RETRY missing",
+];
+
+/// How the lines begin that reports are made of, apart from headers, stack frames, registers
+/// (`RAX: 0000000000000000`) and counters (`anon 4096`).
+pub(crate) static TEXT: &[&str] = &[
+    " ",
+    "\t",
+    "<",
+    "=",
+    "---",
+    "[<",
+    "[ pid",
+    "[  pid",
+    "{",
+    "#",
+    "\"echo 0 >",
+    // Where: stacks, registers, faults.
+    "Call Trace",
+    "Call trace",
+    "Backtrace",
+    "stack backtrace",
+    "Code: ",
+    "RIP",
+    "EIP",
+    "IP",
+    "RSP",
+    "CS: ",
+    "FS: ",
+    "DS: ",
+    "PKRU",
+    "PGD",
+    "#PF",
+    "pc :",
+    "sp :",
+    "pstate:",
+    "PC is at",
+    "LR is at",
+    "psr:",
+    "Flags:",
+    "Control:",
+    "Process ",
+    "Stack:",
+    "Exception stack",
+    "NIP",
+    "LR ",
+    "REGS:",
+    "MSR:",
+    "CFAR:",
+    "GPR",
+    "epc :",
+    "status:",
+    "Krnl ",
+    "Last Breaking",
+    "Mem abort info",
+    "Data abort info",
+    "swapper pgtable",
+    "user pgtable",
+    "Unable to handle",
+    "Internal error",
+    "Oops",
+    "invalid opcode",
+    "traps: ",
+    // Who: tasks, CPUs, modules.
+    "CPU: ",
+    "CPU#",
+    "Hardware name",
+    "Modules linked in",
+    "Workqueue",
+    "Tainted",
+    "Comm: ",
+    "Task:",
+    "task:",
+    "note: ",
+    "Disabling lock debugging",
+    "Kernel Offset",
+    "Dumping",
+    "Rebooting in",
+    "PHYS_OFFSET",
+    "Memory Limit",
+    "CPU features",
+    "SMP: stopping",
+    "fbcon",
+    "** replaying",
+    // Stalls.
+    "rcu: ",
+    "(detected by",
+    "Sending NMI",
+    "NMI backtrace",
+    "Showing ",
+    "Sched ",
+    "INFO: NMI",
+    // Locks.
+    "INFO: lockdep",
+    "other info",
+    "irq event stamp",
+    "hardirqs last",
+    "softirqs last",
+    "but task is",
+    "but there are",
+    "which lock",
+    "which became",
+    "the existing",
+    "to a ",
+    "to the ",
+    "and interrupts",
+    "and this task",
+    "and the lock",
+    "Possible ",
+    "Chain exists",
+    "1 lock",
+    "2 locks",
+    "3 locks",
+    "4 locks",
+    "5 locks",
+    "6 locks",
+    "7 locks",
+    "8 locks",
+    "9 locks",
+    "no locks",
+    "locks held",
+    "softirq-",
+    "hardirq-",
+    "in_atomic",
+    "preempt_count",
+    "Preemption disabled",
+    "RCU nest",
+    "caller is",
+    "leaving the kernel",
+    "the code is fine",
+    "turning off the locking",
+    // Memory.
+    "Mem-Info",
+    "Node ",
+    "active_anon",
+    "Tasks state",
+    "oom-kill:",
+    "oom_reaper",
+    "Out of memory",
+    "Killed process",
+    "Memory cgroup",
+    "memory: usage",
+    "swap: usage",
+    "memory+swap:",
+    "kmem: usage",
+    "lowmem_reserve",
+    "Normal",
+    "DMA",
+    "HighMem",
+    "Total swap",
+    "Free swap",
+    "Swap cache",
+    "Unreclaimable",
+    "Name ",
+    "page:",
+    "page ",
+    "raw: ",
+    "flags: ",
+    "Object ",
+    "Redzone",
+    "Padding",
+    "FIX ",
+    "BUG ",
+    "Bytes b4",
+    "INFO: Slab",
+    "INFO: Object",
+    "INFO: Freed",
+    "INFO: Allocated",
+    "Slab ",
+    "Freed ",
+    "Allocated ",
+    "allocated by",
+    "freed by",
+    "Last potentially",
+    "Second to last",
+    "unreferenced object",
+    "hex dump",
+    "backtrace",
+    // Sanitizers.
+    "Read of size",
+    "Write of size",
+    "Read at addr",
+    "Write at addr",
+    "The buggy address",
+    "which belongs",
+    "Memory state",
+    "Pointer tag",
+    "KASAN: ",
+    "Uninit was",
+    "Local variable",
+    "Bytes ",
+    "Memory access",
+    "Data copied",
+    "read to ",
+    "write to ",
+    "read-write to ",
+    "race at ",
+    "value changed",
+    "Reported by Kernel",
+    "kfence-",
+    "Corrupted memory",
+    "Out-of-bounds",
+    "Use-after-free",
+    "Invalid free",
+    "Invalid read",
+    "Invalid write",
+    "Invalid access",
+    "index ",
+    "shift exponent",
+    "load of value",
+    "member access",
+    "signed integer",
+    "unsigned integer",
+    "division by zero",
+    "null pointer",
+    // Checks.
+    "list_",
+    "kernel BUG",
+    "refcount_t",
+    "ODEBUG",
+    "kobject_",
+    "usercopy",
 ];

@@ -1,41 +1,48 @@
-//! The rule table compiled: which line begins a report, which line is a stack frame, which
-//! function to charge.
+//! The rule table compiled: where a header may be, whether it is one, and which.
 
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
-use regex::Regex;
+use aho_corasick::packed;
+use regex::bytes::Regex as BytesRegex;
+use regex::{Regex, RegexBuilder};
 
-use crate::rules::{Blame, DISPATCHERS, ENTRY_PREFIXES, HELPERS, RULES, Rule, TEXT, WAITERS};
+use crate::frame;
+use crate::line::{Line, program_tag};
+use crate::rules::{DISPATCHERS, GROUPS, Group, HELPERS, Rule, STACKS, Sure, TEXT};
 
-/// What `FUNC` in the table stands for.
-const FUNC: &str =
-    r"(?P<f>[A-Za-z_][\w.]*)(?:\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?| [\w./-]+:\d+ \[inline\])";
+/// What the names in the table's patterns stand for.
+const NAMES: &[(&str, &str)] = &[
+    ("FUNC", r"(?P<f>[a-zA-Z0-9_]+)[.+]"),
+    ("SRC", r"[a-zA-Z0-9_/.-]+\.[a-z]+:[0-9]+"),
+    ("PC", r"\[<?(?:0x)?[0-9a-f]+>?\]"),
+];
 
 pub(crate) static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
 
 pub(crate) struct Table {
-    /// Finds the places where a header may be.
-    pub(crate) literals: AhoCorasick,
+    literals: Literals,
+    groups: Vec<CompiledGroup>,
+    pub(crate) helper: Regex,
+    pub(crate) dispatcher: Regex,
+    /// Report text by its first byte.
+    text: Vec<Vec<&'static [u8]>>,
+    /// Headings of stacks.
+    stacks: Literals,
+}
+
+struct CompiledGroup {
+    #[cfg(test)]
+    group: &'static Group,
+    not: Option<BytesRegex>,
     rules: Vec<Compiled>,
-    frame: Regex,
-    pointer: Regex,
-    helper: Regex,
-    waiter: Regex,
-    dispatcher: Regex,
-    text: Regex,
-    suffix: Regex,
-    address: Regex,
-    number: Regex,
 }
 
 /// A rule with its expressions compiled.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) rule: &'static Rule,
-    pattern: Regex,
-    detail: Option<Regex>,
-    skip: Option<Regex>,
+    pattern: BytesRegex,
+    pub(crate) skip: Option<Regex>,
 }
 
 /// The first line of a report.
@@ -46,137 +53,256 @@ pub(crate) struct Header {
     pub(crate) groups: [String; 2],
     /// The function it names.
     pub(crate) function: Option<String>,
+    /// The line from the group's literal on.
+    pub(crate) text: String,
 }
 
-/// What a line inside a report says.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place<'a> {
-    /// A stack frame that the unwinder is sure of.
-    Frame(&'a str),
-    /// The instruction pointer.
-    Pointer(&'a str),
-    /// Nothing about where.
-    None,
+/// A few texts, searched for all at once.
+pub(crate) struct Literals {
+    texts: Vec<&'static [u8]>,
+    searcher: Option<packed::Searcher>,
 }
 
-fn compile(pattern: &str) -> Regex {
+impl Literals {
+    fn new(texts: impl IntoIterator<Item = &'static str>) -> Self {
+        let texts: Vec<_> = texts.into_iter().map(str::as_bytes).collect();
+        // Leftmost first: where two begin at the same place, the first of them counts.
+        let searcher = packed::Config::new().builder().extend(&texts).build();
+        Self { texts, searcher }
+    }
+
+    /// Offset of the first text in `bytes`, and which.
+    pub(crate) fn find(&self, bytes: &[u8]) -> Option<(usize, usize)> {
+        match &self.searcher {
+            Some(searcher) if bytes.len() >= searcher.minimum_len() => {
+                searcher.find(bytes).map(|hit| (hit.start(), hit.pattern().as_usize()))
+            }
+            // Short, or a processor without vector instructions.
+            _ => {
+                let find = |text: &&[u8]| memchr::memmem::find(bytes, text);
+                let hits = self.texts.iter().enumerate();
+                hits.filter_map(|(at, text)| Some((find(text)?, at))).min()
+            }
+        }
+    }
+}
+
+/// Compiles one of the crate's own expressions.
+pub(crate) fn compile(pattern: &str) -> Regex {
     // tidy-allow(no-panic): all patterns are constants of this crate, compiled by any test
-    Regex::new(pattern).expect("the expressions of the rule table are valid")
+    RegexBuilder::new(pattern).build().expect("the expressions of the rule table are valid")
 }
 
 fn optional(pattern: &str) -> Option<Regex> {
-    (!pattern.is_empty()).then(|| compile(&pattern.replace("FUNC", FUNC)))
+    (!pattern.is_empty()).then(|| compile(pattern))
+}
+
+fn bytes(pattern: &str) -> BytesRegex {
+    let named = NAMES.iter().fold(pattern.to_owned(), |text, (name, by)| text.replace(name, by));
+    // tidy-allow(no-panic): all patterns are constants of this crate, compiled by any test
+    let built = regex::bytes::RegexBuilder::new(&named).unicode(false).build();
+    built.expect("the expressions of the rule table are valid")
 }
 
 impl Table {
     fn new() -> Self {
-        let mut literals: Vec<_> = RULES.iter().map(|rule| rule.literal).collect();
-        literals.sort_unstable();
-        literals.dedup();
-        let rules = RULES.iter().map(|rule| Compiled {
-            rule,
-            pattern: compile(&format!("^(?:{})", rule.pattern.replace("FUNC", FUNC))),
-            detail: optional(rule.detail),
-            skip: optional(rule.skip),
+        let mut text = vec![Vec::new(); 256];
+        for start in TEXT {
+            text[usize::from(start.as_bytes()[0])].push(start.as_bytes());
+        }
+        let rules = |group: &'static Group| {
+            let compiled = group.rules.iter().map(|rule| Compiled {
+                rule,
+                pattern: bytes(&format!("^(?:{})", rule.pattern)),
+                skip: optional(rule.skip),
+            });
+            compiled.collect()
+        };
+        let groups = GROUPS.iter().map(|group| CompiledGroup {
+            #[cfg(test)]
+            group,
+            not: (!group.not.is_empty()).then(|| bytes(group.not)),
+            rules: rules(group),
         });
         Self {
-            // Leftmost, so that no literal begins before a hit.
-            literals: AhoCorasick::builder()
-                .match_kind(MatchKind::LeftmostFirst)
-                .kind(Some(AhoCorasickKind::DFA))
-                .build(literals)
-                // tidy-allow(no-panic): fails only for more literals than a table can have
-                .expect("the literals of the rule table are few"),
-            rules: rules.collect(),
-            frame: compile(&format!(
-                r"^ *(?:\[<[0-9a-f]+>\] ?){{0,2}} *(?:[0-9a-f]{{16}} )?(\? )?{FUNC}"
-            )),
-            pointer: compile(&format!(r"^(?:[RE]?IP|NIP|pc|PC is at)\b.*?[ :]{FUNC}")),
-            helper: compile(&format!("^_*(?:{})", HELPERS.join("|"))),
-            waiter: compile(WAITERS),
-            dispatcher: compile(DISPATCHERS),
-            text: compile(&format!("^(?:{})", TEXT.join("|"))),
-            suffix: compile(r"\.(?:isra|constprop|part|cold|llvm|lto_priv)\b.*$|\.cold$"),
-            address: compile(r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,})\b"),
-            number: compile(r"\b\d+\b"),
+            literals: Literals::new(GROUPS.iter().map(|group| group.literal)),
+            groups: groups.collect(),
+            helper: compile(&HELPERS.join("|")),
+            dispatcher: compile(&DISPATCHERS.join("|")),
+            text,
+            stacks: Literals::new(STACKS.iter().copied()),
         }
     }
 
-    /// Whether `message` begins a report, and which.
-    pub(crate) fn header(&'static self, message: &str) -> Option<Header> {
-        let first = self.literals.find(message)?;
-        // No literal begins before the first hit; most rules are out by that alone.
-        let tail = &message[first.start()..];
-        self.rules.iter().filter(|compiled| tail.contains(compiled.rule.literal)).find_map(
-            |compiled| {
-                let caught = compiled.pattern.captures(message)?;
-                let group =
-                    |at| caught.get(at).map_or(String::new(), |text| self.plain(text.as_str()));
-                let function = caught.name("f").map(|name| self.name(name.as_str()));
-                Some(Header { compiled, groups: [group(1), group(2)], function })
-            },
-        )
+    /// The header by the next rule of its group, for when lines that this one needs are missing.
+    pub(crate) fn next_header(&'static self, header: &Header) -> Option<Header> {
+        let group = self.groups.iter().find(|group| {
+            group.rules.as_ptr_range().contains(&std::ptr::from_ref(header.compiled))
+        })?;
+        let own = group.rules.iter().position(|rule| std::ptr::eq(rule, header.compiled))?;
+        // The rules for whatever is left do not explain a known header.
+        let rules = group.rules[own + 1..].iter().filter(|rule| !rule.rule.title.is_empty());
+        rules.into_iter().find_map(|rule| rule.header(header.text.as_bytes()))
+    }
+
+    /// Offset of the first place in `bytes` where a header may begin.
+    pub(crate) fn candidate(&self, bytes: &[u8]) -> Option<usize> {
+        self.literals.find(bytes).map(|(at, _)| at)
+    }
+
+    /// Whether `line` begins a report, and which.
+    pub(crate) fn header(&'static self, line: &Line<'_>) -> Option<Header> {
+        let message = line.message.as_ref();
+        let mut best: Option<(usize, Header)> = None;
+        let mut from = 0;
+        while let Some((at, rank)) = self.literals.find(&message[from..]) {
+            let at = from + at;
+            if best.as_ref().is_none_or(|(best, _)| rank < *best)
+                && let Some(header) = self.groups[rank].header(line, at)
+            {
+                best = Some((rank, header));
+            }
+            from = at + 1;
+        }
+        best.map(|(_, header)| header)
     }
 
     /// Whether a line looks like what reports are made of: registers, traces, memory tables.
-    pub(crate) fn is_report_text(&self, message: &str) -> bool {
-        self.text.is_match(message)
+    pub(crate) fn is_report_text(&self, message: &[u8]) -> bool {
+        let Some(first) = message.first() else { return false };
+        self.text[usize::from(*first)].iter().any(|start| message.starts_with(start))
+            || is_value(message)
+            || frame::trace(message).is_some_and(|frame| frame.offset.is_some())
     }
 
-    /// Where the CPU was, according to one line of a report.
-    pub(crate) fn place<'a>(&self, message: &'a str) -> Place<'a> {
-        if let Some(caught) = self.pointer.captures(message) {
-            return caught.name("f").map_or(Place::None, |name| Place::Pointer(name.as_str()));
-        }
-        match self.frame.captures(message) {
-            Some(caught) if caught.get(1).is_none() => {
-                caught.name("f").map_or(Place::None, |name| Place::Frame(name.as_str()))
+    /// Offset of the heading of a stack in a line.
+    pub(crate) fn stack_heading(&self, line: &[u8]) -> Option<usize> {
+        self.next_heading(line).map(|(at, _)| at)
+    }
+
+    /// Offset of the first heading of a stack in a text, and which of [`STACKS`] it is.
+    pub(crate) fn next_heading(&self, text: &[u8]) -> Option<(usize, usize)> {
+        let mut from = 0;
+        loop {
+            let (at, which) = self.stacks.find(&text[from..])?;
+            let at = from + at;
+            // `stack backtrace:` heads the stack of the lock checkers, which begins after it.
+            if !STACKS[which].starts_with(" backtrace") || at > 0 && text[at - 1] != b'k' {
+                return Some((at, which));
             }
-            _ => Place::None,
+            from = at + 1;
         }
     }
+}
 
-    /// A function's name as in its source: without what the compiler or an entry macro added.
-    pub(crate) fn name(&self, function: &str) -> String {
-        let plain = self.suffix.replace(function, "");
-        let entry = ENTRY_PREFIXES.iter().find_map(|prefix| plain.strip_prefix(prefix));
-        entry.filter(|rest| !rest.is_empty()).unwrap_or(&plain).to_owned()
+/// Whether `message` is `x29: ffff800012345678` or `anon 4096`.
+fn is_value(message: &[u8]) -> bool {
+    let name = message.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+    let rest = message[name..].trim_ascii_start();
+    if let Some(value) = rest.strip_prefix(b":") {
+        let value = value.trim_ascii_start();
+        let digits = value.iter().take(8).take_while(|b| b.is_ascii_hexdigit()).count();
+        return (1..=8).contains(&name) && digits == 8;
     }
+    name > 0 && message.len() > name && !rest.is_empty() && rest.iter().all(u8::is_ascii_digit)
+}
 
-    /// Text without what differs from boot to boot.
-    fn plain(&self, text: &str) -> String {
-        let text = self.address.replace_all(text, "ADDR");
-        self.number.replace_all(&text, "NUM").into_owned()
+impl CompiledGroup {
+    /// The header of this group at `at`, if it is one.
+    fn header(&'static self, line: &Line<'_>, at: usize) -> Option<Header> {
+        let message = line.message.as_ref();
+        if self.not.as_ref().is_some_and(|not| not.is_match(message)) {
+            return None;
+        }
+        let (before, text) = message.split_at(at);
+        let place = Place::of(before);
+        self.rules.iter().find_map(|compiled| {
+            let allowed = match compiled.rule.sure {
+                Sure::Anywhere => place != Place::Program,
+                Sure::Start => match place {
+                    Place::Start | Place::Subsystem => true,
+                    Place::Middle => line.stamped,
+                    Place::Program => false,
+                },
+                Sure::Device => is_device(before),
+                Sure::Stamped => line.stamped && matches!(place, Place::Start | Place::Subsystem),
+                Sure::Unstamped => !line.stamped && place == Place::Start,
+            };
+            if !allowed {
+                return None;
+            }
+            compiled.header(text)
+        })
     }
 }
 
 impl Compiled {
-    /// The groups `d` and `f` of the rule's detail.
-    pub(crate) fn detail(&self, message: &str) -> Option<(Option<String>, Option<String>)> {
-        let caught = self.detail.as_ref()?.captures(message)?;
-        let group = |name| caught.name(name).map(|text| text.as_str().to_owned());
-        Some((group("d"), group("f").map(|name| TABLE.name(&name))))
+    /// The header that `text` is by this rule.
+    fn header(&'static self, text: &[u8]) -> Option<Header> {
+        let caught = self.pattern.captures(text)?;
+        let owned = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+        // Groups are numbered together with the function's.
+        let name = caught.name("f").map(|name| name.start());
+        let mut numbered = caught
+            .iter()
+            .skip(1)
+            .flatten()
+            .filter(|group| Some(group.start()) != name)
+            .map(|group| owned(group.as_bytes()));
+        Some(Header {
+            compiled: self,
+            groups: [numbered.next().unwrap_or_default(), numbered.next().unwrap_or_default()],
+            function: caught.name("f").map(|name| owned(name.as_bytes())),
+            text: owned(text),
+        })
     }
+}
 
-    /// The one of `frames`, innermost first, that the finding is charged to.
-    pub(crate) fn blamed<'a>(&self, frames: &'a [String]) -> Option<&'a String> {
-        let skipped = |name: &str| self.skip.as_ref().is_some_and(|skip| skip.is_match(name));
-        let mut own = frames.iter().filter(|name| !skipped(name));
-        let found = match self.rule.blame {
-            Blame::Nobody => return None,
-            Blame::First | Blame::Stack => own.find(|name| !TABLE.helper.is_match(name)),
-            Blame::Waiter => own.find(|name| {
-                let common = name.contains("rtnl_lock") || name.starts_with("synchronize_");
-                common || !TABLE.waiter.is_match(name) && !TABLE.helper.is_match(name)
-            }),
-            Blame::Looping => {
-                let own: Vec<_> = own.collect();
-                let outer = own.iter().position(|name| TABLE.dispatcher.is_match(name));
-                let inner = own.iter().find(|name| !TABLE.helper.is_match(name)).copied();
-                outer.and_then(|at| own[..at].last().copied()).or(inner)
+/// Whether `before` is `usb 5-1: ` or the like: a driver and its device.
+fn is_device(before: &[u8]) -> bool {
+    let Some(names) = before.strip_suffix(b": ") else { return false };
+    let mut words = names.split(|byte| *byte == b' ');
+    let (Some(driver), Some(device), None) = (words.next(), words.next(), words.next()) else {
+        return false;
+    };
+    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(byte);
+    !driver.is_empty()
+        && driver.iter().chain(device).all(name)
+        && device.iter().any(|byte| b"-.:".contains(byte))
+        && device.iter().any(u8::is_ascii_digit)
+}
+
+/// What stands before a header in its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Nothing, or ornaments.
+    Start,
+    /// The name of a subsystem, a driver or a device.
+    Subsystem,
+    /// The name of a program: it only quotes.
+    Program,
+    /// Something else, as when two lines ran into each other.
+    Middle,
+}
+
+impl Place {
+    fn of(before: &[u8]) -> Self {
+        let before = before.trim_ascii();
+        if before.iter().all(|b| b"=*-[]#! ".contains(b)) {
+            return Self::Start;
+        }
+        let text = before.strip_suffix(b"[").unwrap_or(before).trim_ascii_end();
+        let mut tags = text;
+        while !tags.is_empty() {
+            if program_tag(&[tags, b" "].concat()) || program_tag(tags) {
+                return Self::Program;
             }
-        };
-        found.or(frames.first())
+            match memchr::memchr(b' ', tags) {
+                Some(end) => tags = &tags[end + 1..],
+                None => break,
+            }
+        }
+        if text.ends_with(b":") { Self::Subsystem } else { Self::Middle }
     }
 }
 
@@ -184,54 +310,58 @@ impl Compiled {
 mod tests {
     use super::*;
 
-    #[test]
-    fn places() {
-        let cases: &[(&str, Place<'_>)] = &[
-            (" kfault_list+0xbc/0x126 [kfault]", Place::Frame("kfault_list")),
-            (" ? do_filp_open+0xaf/0x160", Place::None),
-            ("[<ffffffff81a2b3c4>] dump_stack+0x12/0x20", Place::Frame("dump_stack")),
-            (" [<ffffffff81a2b3c4>] ? dump_stack+0x12/0x20", Place::None),
-            (" tcp_ack net/ipv4/tcp_input.c:3000 [inline]", Place::Frame("tcp_ack")),
-            ("RIP: 0010:tcp_ack+0x12/0x20", Place::Pointer("tcp_ack")),
-            (
-                "RIP: 0010:[<ffffffff81a2b3c4>]  [<ffffffff81a2b3c4>] tcp_ack+0x1/0x2",
-                Place::Pointer("tcp_ack"),
-            ),
-            ("RIP: 0033:0x47fbe9", Place::None),
-            ("pc : tcp_ack+0x12/0x20", Place::Pointer("tcp_ack")),
-            ("Call Trace:", Place::None),
-        ];
-        for (line, place) in cases {
-            assert_eq!(TABLE.place(line), *place, "{line}");
-        }
+    fn title(text: &str, stamped: bool) -> Option<&'static str> {
+        let message = std::borrow::Cow::Borrowed(text.as_bytes());
+        let line = Line { message, stamped, ..Line::default() };
+        TABLE.header(&line).map(|header| header.compiled.rule.title)
     }
 
     #[test]
-    fn names() {
-        for (raw, name) in [
-            ("tcp_ack.isra.0", "tcp_ack"),
-            ("__list_del_entry_valid.cold", "__list_del_entry_valid"),
-            ("do_con_write.part.12", "do_con_write"),
-            ("__do_sys_finit_module", "finit_module"),
-            ("sys_", "sys_"),
+    fn headers() {
+        for (text, expected) in [
+            ("BUG: KASAN: use-after-free in f+0x1/0x2", Some("KASAN: {1} {d} in {f}")),
+            ("watchdog: BUG: soft lockup - CPU#1 stuck", Some("BUG: soft lockup in {f}")),
+            ("systemd[1]: BUG: soft lockup - CPU#1 stuck", None),
+            ("[ INFO: inconsistent lock state ]", Some("inconsistent lock state in {f}")),
+            ("mixed upWARNING: CPU: 0 PID: 1 at a/b.c:12 f+0x1/0x2", Some("WARNING in {f}")),
+            ("WARNING: Caches not enabled", None),
+            ("DEBUG: BUG: x", None),
+            ("Oops: 0000 [#1] SMP", Some("Oops in {f}")),
         ] {
-            assert_eq!(TABLE.name(raw), name);
+            assert_eq!(title(text, true), expected, "{text}");
+        }
+        assert_eq!(title("BUG: spurious wakeup of the management engine", false), None);
+        assert_eq!(title("BUG: arch topology borken", true), Some(""));
+    }
+
+    #[test]
+    fn report_text() {
+        for (text, expected) in [
+            ("RAX: 0000000000000000 RBX: ffff8881", true),
+            ("x29: ffff800012345678 x28: 0", true),
+            ("anon 4096", true),
+            ("Code: 00 00", true),
+            ("EXT4-fs (vda1): mounted filesystem", false),
+            ("", false),
+        ] {
+            assert_eq!(TABLE.is_report_text(text.as_bytes()), expected, "{text}");
         }
     }
 
     #[test]
     fn rules_are_well_formed() {
-        for Compiled { rule, pattern, detail, .. } in &TABLE.rules {
-            let title = rule.title;
-            assert!(rule.literal.len() >= 4, "{title}: would match too many healthy lines");
-            assert!(!title.contains("{1}") || pattern.captures_len() > 1, "{title}");
-            assert!(!title.contains("{f}") || rule.blame != Blame::Nobody, "{title}");
-            let caught = detail.iter().flat_map(Regex::capture_names).flatten();
-            assert_eq!(
-                title.contains("{d}"),
-                caught.into_iter().any(|name| name == "d"),
-                "{title}"
-            );
+        for group in &TABLE.groups {
+            assert!(group.group.literal.len() >= 4, "{}: too frequent", group.group.literal);
+            for Compiled { rule, pattern, .. } in &group.rules {
+                let title = rule.title;
+                let numbered = pattern.captures_len() - 1;
+                let named = pattern.capture_names().flatten().count();
+                let wanted =
+                    usize::from(title.contains("{1}")) + usize::from(title.contains("{2}"));
+                assert!(numbered - named >= wanted, "{title}");
+                let charged = !rule.steps.is_empty() || !rule.needs.is_empty();
+                assert!(!title.contains("{f}") || charged, "{title}");
+            }
         }
     }
 }

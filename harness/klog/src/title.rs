@@ -1,0 +1,139 @@
+//! Titles: templates filled in, and whatever differs from boot to boot taken out.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// Titles end here; lines that ran into each other can be very long.
+const MAX_TITLE: usize = 120;
+
+/// What goes into a title in place of its tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fields<'a> {
+    /// `{1}` and `{2}`: captures of the header.
+    pub(crate) groups: [&'a str; 2],
+    /// `{d}`: what a step caught.
+    pub(crate) detail: &'a str,
+    /// `{f}`: the function that is charged.
+    pub(crate) function: &'a str,
+    /// `{g}`: the function of the second stack.
+    pub(crate) origin: &'a str,
+}
+
+/// Fills a template.
+pub(crate) fn fill(template: &str, fields: &Fields<'_>) -> String {
+    let mut title = String::with_capacity(template.len() + 48);
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        title.push_str(before);
+        let (token, after) = after.split_once('}').unwrap_or((after, ""));
+        title.push_str(match token {
+            "1" => fields.groups[0],
+            "2" => fields.groups[1],
+            "d" => fields.detail,
+            "g" => fields.origin,
+            _ => fields.function,
+        });
+        rest = after;
+    }
+    title.push_str(rest);
+    normal(title)
+}
+
+/// A replacement that is made until it changes nothing more.
+struct Replacement {
+    pattern: Regex,
+    by: &'static str,
+}
+
+static REPLACEMENTS: LazyLock<Vec<Replacement>> = LazyLock::new(|| {
+    [
+        (r"syz-executor\.?[0-9]+(?:[/:][0-9]+)?", "syz-executor"),
+        (r"syzkaller[0-9]+(?:[/:][0-9]+)?", "syzkaller"),
+        (r"([^a-zA-Z0-9])(?:0x)?[0-9a-f]{6,}", "${1}ADDR"),
+        (r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}", "IP"),
+        (r"(\.[0-9A-Za-z_]+)(?::[0-9]+)+", "${1}:LINE"),
+        (r"([a-zA-Z][a-zA-Z0-9_.]+)\+0x[0-9a-z]+/0x[0-9a-z]+", "${1}"),
+        (r"CPU#[0-9]+", "CPU"),
+        (r"([^0-9A-Za-z_])[0-9]+([^0-9A-Za-z_]|$)", "${1}NUM${2}"),
+        (r"[0-9]{7,}", "NUM"),
+    ]
+    .into_iter()
+    .map(|(pattern, by)| Replacement { pattern: crate::table::compile(pattern), by })
+    .collect()
+});
+
+/// Whether any replacement may apply: all need digits, but for addresses of letters only.
+fn may_change(title: &str) -> bool {
+    let mut hex = 0;
+    title.bytes().any(|byte| {
+        hex = if matches!(byte, b'a'..=b'f') { hex + 1 } else { 0 };
+        byte.is_ascii_digit() || hex >= 6
+    })
+}
+
+/// A title without addresses, numbers and lines, on one line of printable characters.
+pub(crate) fn normal(mut title: String) -> String {
+    if may_change(&title) {
+        for Replacement { pattern, by } in REPLACEMENTS.iter() {
+            // Each round shortens what can match; the bound is for patterns that may not.
+            for _ in 0..64 {
+                let std::borrow::Cow::Owned(next) = pattern.replace_all(&title, *by) else { break };
+                if next == title {
+                    break;
+                }
+                title = next;
+            }
+        }
+    }
+    let clean = title.len() <= MAX_TITLE
+        && title.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        && !title.contains("  ")
+        && !title.starts_with(' ')
+        && !title.ends_with(' ');
+    if clean {
+        return title;
+    }
+    let mut plain = String::with_capacity(MAX_TITLE);
+    for byte in title.bytes().take(MAX_TITLE) {
+        match byte {
+            b' ' | b'\t' if plain.is_empty() || plain.ends_with(' ') => {}
+            b' ' | b'\t' => plain.push(' '),
+            b'!'..=b'~' => plain.push(char::from(byte)),
+            _ => {}
+        }
+    }
+    plain.truncate(plain.trim_end().len());
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normal_titles() {
+        for (raw, title) in [
+            ("WARNING in ext4_foo", "WARNING in ext4_foo"),
+            ("INFO: Freed in f age=12 cpu=1 pid=7", "INFO: Freed in f age=NUM cpu=NUM pid=NUM"),
+            (
+                "use-after-free in f.part.23+0x12/0x34 at addr ffff88001234",
+                "use-after-free in f.part.NUM at addr ADDR",
+            ),
+            ("a  b\tc\u{fffd} ", "a b c"),
+            ("at mm/slub.c:123", "at mm/slub.c:LINE"),
+            ("stuck 0,1,2", "stuck NUM,NUM,NUM"),
+            ("on CPU#3!", "on CPU!"),
+            ("from 10.0.0.1", "from IP"),
+        ] {
+            assert_eq!(normal(raw.to_owned()), title);
+        }
+        assert_eq!(normal("x".repeat(500)).len(), MAX_TITLE);
+    }
+
+    #[test]
+    fn filled_titles() {
+        let fields = Fields { groups: ["a", "b"], function: "f", ..Fields::default() };
+        assert_eq!(fill("{1} {2} in {f}", &fields), "a b in f");
+    }
+}
