@@ -154,9 +154,11 @@ fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
         let before = text[..*at].split(|b| *b == b' ');
         let host = before.clone().next_back().unwrap_or_default();
         host.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
-            && before
-                .clone()
-                .any(|word| word.contains(&b':') && word.iter().any(u8::is_ascii_digit))
+            && before.clone().any(|word| {
+                word.iter().any(u8::is_ascii_digit)
+                    && (word.contains(&b':')
+                        || word.iter().all(|b| b.is_ascii_digit() || *b == b'.'))
+            })
     };
     if let Some(at) = memchr::memmem::find(text, COLLECTOR).filter(tagged) {
         line.stamped = true;
@@ -165,7 +167,8 @@ fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
     let mut at = 0;
     loop {
         let rest = &text[at..];
-        let len = [date(rest), level(rest), stream(rest)].into_iter().flatten().next();
+        let forms = [date, level, stream, decoded, delta];
+        let len = forms.into_iter().find_map(|form| form(rest));
         match len {
             Some(len) => at += len,
             None => return at,
@@ -180,6 +183,21 @@ fn level(text: &[u8]) -> Option<usize> {
     (digits > 0 && rest.get(digits) == Some(&b'>')).then_some(digits + 2)
 }
 
+/// Length of the `kern  :warn  : ` that dmesg decodes a level to.
+fn decoded(text: &[u8]) -> Option<usize> {
+    let names = [text.get(..6)?, text.get(7..13)?];
+    let padded = |name: &[u8]| name.iter().all(|b| b.is_ascii_lowercase() || *b == b' ');
+    (names.into_iter().all(padded) && text[6] == b':' && text[13..].starts_with(b": ")).then_some(15)
+}
+
+/// Length of the time since the line before, `[  +0.000488] ` or `[    5.225104 <    0.000488>] `.
+fn delta(text: &[u8]) -> Option<usize> {
+    let inner = text.strip_prefix(b"[")?;
+    let len = inner.iter().take_while(|b| b.is_ascii_digit() || b" .+<>".contains(b)).count();
+    let relative = memchr::memchr2(b'+', b'<', &inner[..len]).is_some();
+    (relative && inner[len..].starts_with(b"] ")).then_some(len + 3)
+}
+
 /// Length of the `stdout F ` of container logs.
 fn stream(text: &[u8]) -> Option<usize> {
     let tags: [&[u8]; 4] = [b"stdout F ", b"stderr F ", b"stdout P ", b"stderr P "];
@@ -187,11 +205,16 @@ fn stream(text: &[u8]) -> Option<usize> {
 }
 
 /// Length of a leading date and time, in brackets or not: `2026-11-21T22:00:00.123Z `,
-/// `2026/11/21 22:00:00 `, `[Sat Nov 21 22:00:00 2026] `.
+/// `2026/11/21 22:00:00 `, `[Sat Nov 21 22:00:00 2026] `, `[Nov21 22:00] `.
 fn date(text: &[u8]) -> Option<usize> {
     // 9 = any digit, a = any letter, blank = digit or blank or T; the rest stands for itself.
-    const FORMS: [&[u8]; 4] =
-        [b"9999-99-99 99:99:99", b"9999/99/99 99:99:99", b"aaa aaa  9 99:99:99 9999", b"99:99:99"];
+    const FORMS: [&[u8]; 5] = [
+        b"9999-99-99 99:99:99",
+        b"9999/99/99 99:99:99",
+        b"aaa aaa  9 99:99:99 9999",
+        b"aaa99 99:99",
+        b"99:99:99",
+    ];
     let open = usize::from(text.first() == Some(&b'['));
     let rest = &text[open..];
     let fits = |form: &[u8]| {
