@@ -89,7 +89,7 @@ pub enum KernelError {
         advice: &'static str,
     },
     /// The file holds no debug information.
-    #[error("{}: no debug information in it: {found}; give a vmlinux or module built with \
+    #[error("{}: not debug information: {found}; give a vmlinux or module built with \
         CONFIG_DEBUG_INFO, a directory that has them, or a debug package", path.display())]
     NoDebugInformation {
         /// The file.

@@ -60,7 +60,7 @@ pub enum Unresolved {
     },
     /// The function is not the one that was running.
     #[error(
-        "function {function} has another size than in the log, which says {printed:#x}: \
+        "function {function} is of another size in the log, {printed:#x}: \
         the debug information is of another build"
     )]
     OtherBuild {

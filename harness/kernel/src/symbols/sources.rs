@@ -32,16 +32,18 @@ impl Source {
     pub(crate) fn open(reference: &str, resolver: &Resolver<'_>) -> Result<Self, KernelError> {
         let cache = resolver.cache_dir.clone();
         if reference.starts_with("apt:") {
-            return match Reference::parse(reference)? {
-                Reference::Packages(packages) => match packages.as_slice() {
+            let refuse = |why: &str| none(Path::new(reference), why);
+            return match Reference::parse(reference) {
+                Ok(Reference::Packages(packages)) => match packages.as_slice() {
                     [PackageReference::Apt { name, version }] => {
                         let (path, digest) =
                             apt::fetch(resolver.host, &cache, name, version.as_deref())?;
                         Ok(Self::Package { path, digest, cache })
                     }
-                    _ => Err(none(Path::new(reference), "several packages")),
+                    _ => Err(refuse("several packages: name each by itself")),
                 },
-                _ => Err(none(Path::new(reference), "no package")),
+                Err(KernelError::Reference { why, .. }) => Err(refuse(&why)),
+                _ => Err(refuse("no package")),
             };
         }
         let path = PathBuf::from(reference);
