@@ -570,7 +570,8 @@ impl<'a> Reader<'a> {
         stacks.retain(|stack| !stack.frames.is_empty());
         // Where it starves, RCU may print the CPU at fault only as the place of its own thread.
         if frames.is_empty()
-            && let Some(at) = stacks.iter().position(|stack| stack.label.contains("kthread last ran"))
+            && let Some(at) =
+                stacks.iter().position(|stack| stack.label.contains("kthread last ran"))
         {
             *frames = stacks.remove(at).frames;
         }

@@ -2,55 +2,195 @@
 //! release, and short enough to be written in a waiver.
 //!
 //! `kind/title`, the title without anything that differs between boots and builds, and in
-//! parentheses what else tells two failures of one title apart. Callers are left out on purpose:
+//! parentheses what else tells two failures of one title apart. That is as little as possible:
 //! one failure is met on many paths, and which functions a compiler inlines changes with the
 //! smallest fix.
 
-use std::fmt::Write;
+use kgate_model::finding::{Finding, FindingKind, Frame, Operation};
 
-use kgate_model::finding::{Finding, FindingKind, Operation};
+use crate::table::TABLE;
+
+/// So many functions besides the title's tell who called a function that checks its callers.
+const MAX_CALLERS: usize = 2;
+/// A function that is so often on a stack that overflowed has filled it.
+const MIN_RECURSION: usize = 4;
+
+/// Functions that stand between a caller and what it waits for, without leading underscores.
+const WAITING: &[&str] = &["schedule", "preempt_schedule", "io_schedule", "cond_resched", "rwsem_"];
+/// Functions that begin what any code may be called from, without leading underscores.
+const ENTRIES: &[&str] = &[
+    "asm_",
+    "common_interrupt",
+    "cpu_startup_entry",
+    "do_init_module",
+    "do_one_initcall",
+    "do_syscall",
+    "do_sys",
+    "el0",
+    "entry_",
+    "handle_softirqs",
+    "invoke_syscall",
+    "kthread",
+    "process_one_work",
+    "process_scheduled_works",
+    "ret_from",
+    "run_timers",
+    "start_kernel",
+    "sysvec_",
+    "worker_thread",
+    "x64_sys",
+    "ia32_sys",
+    "arm64_sys",
+    "se_sys",
+    "sys_",
+    "SyS_",
+    "call_timer_fn",
+    "do_softirq",
+    "irq_exit",
+];
 
 /// The signature of a finding whose other fields are filled in.
 pub(crate) fn of(finding: &Finding) -> String {
     let mut signature = format!("{}/", finding.kind);
-    normalise(&finding.title, &mut signature);
-    if let Some(evidence) = evidence(finding) {
-        // Writing to a string does not fail.
-        let _ = write!(signature, " ({evidence})");
+    let (title, evidence) = evidence(finding);
+    normalise(title.strip_suffix(" in corrupted").unwrap_or(title), &mut signature);
+    if !evidence.is_empty() {
+        signature.push_str(" (");
+        signature.push_str(&evidence);
+        signature.push(')');
     }
     signature
 }
 
-/// What tells failures with one title apart, and stays the same otherwise.
-fn evidence(finding: &Finding) -> Option<String> {
-    use FindingKind::{Lockdep, NullPointer, OomKill, PageFault, RefCount};
-    let nowhere = || finding.frames.first().is_some_and(|frame| frame.function.starts_with("0x"));
-    match finding.kind {
-        NullPointer | PageFault if nowhere() => {
-            // The CPU was sent to a place that is no code: who did that names the failure.
-            let named = |name: &str| !name.starts_with("0x");
-            let mut callers = finding.frames.iter().filter(|frame| frame.reliable && !frame.inlined);
-            let caller = callers.find(|frame| named(&frame.function))?;
-            let mut name = String::new();
-            normalise(&caller.function, &mut name);
-            Some(format!("jump from {name}"))
+/// The title as far as it is stable, and what tells failures with that title apart.
+fn evidence(finding: &Finding) -> (&str, String) {
+    use FindingKind::{
+        AllocFailure, Bug, HardLockup, ListCorruption, Lockdep, NullPointer, OomKill, PageFault,
+        RcuStall, RefCount, SchedulingWhileAtomic, SlabCorruption, SleepInAtomic, SoftLockup,
+        StackOverflow, Ubsan, Warning,
+    };
+    let title = finding.title.as_str();
+    let text = match finding.kind {
+        NullPointer | PageFault => jump(finding).or_else(|| {
+            let operation = finding.access.and_then(|access| access.operation);
+            operation.map(|operation| operation_name(operation).to_owned())
+        }),
+        // Functions that check are charged where their callers are at fault.
+        Bug
+        | Warning
+        | RefCount
+        | ListCorruption
+        | SchedulingWhileAtomic
+        | SleepInAtomic
+        | AllocFailure
+        | Ubsan => callers(finding),
+        Lockdep => locks(&finding.excerpt).or_else(|| callers(finding)),
+        // Found long after the fact, by whoever uses the memory next: the object's owner counts.
+        SlabCorruption => match owner(finding) {
+            Some(owner) => {
+                let place = title.rsplit_once(" in ").filter(|(_, place)| {
+                    finding.function.as_deref() == Some(*place) || *place == "corrupted"
+                });
+                return (place.map_or(title, |(what, _)| what), format!("allocated in {owner}"));
+            }
+            None => cache(&finding.excerpt).map(|cache| format!("cache {cache}")),
+        },
+        // Where exactly differs from time to time; which module is busy does not.
+        SoftLockup | HardLockup | RcuStall => {
+            let outermost = finding.frames.iter().rev().find(|f| f.reliable && f.module.is_some());
+            outermost.map(|frame| name(&frame.function))
         }
-        NullPointer | PageFault => {
-            let operation = finding.access?.operation?;
-            Some(operation_name(operation).to_owned())
-        }
-        Lockdep => locks(&finding.excerpt),
+        StackOverflow => recursion(&finding.frames).map(|name| format!("recursion of {name}")),
         OomKill => finding
             .excerpt
             .lines()
             .any(|line| line.starts_with("Memory cgroup out of memory"))
             .then(|| "memory cgroup".to_owned()),
-        RefCount => {
-            let line = finding.excerpt.lines().find_map(|line| line.strip_prefix("refcount_t: "))?;
-            Some(line.trim_end_matches('.').to_owned())
-        }
         _ => None,
+    };
+    (title, text.unwrap_or_default())
+}
+
+/// Who sent the CPU to a place that is no code.
+fn jump(finding: &Finding) -> Option<String> {
+    if !is_address(finding.frames.first()?) {
+        return None;
     }
+    let named = |frame: &&Frame| !is_address(frame) && !frame.inlined;
+    let frames = || finding.frames.iter().filter(named);
+    let caller = frames().find(|frame| frame.reliable).or_else(|| frames().next())?;
+    Some(format!("jump from {}", name(&caller.function)))
+}
+
+/// Who called the title's function, up to the first function of a module: with that, the failure
+/// has its name. Where the title's function is not met, the innermost ones.
+fn callers(finding: &Finding) -> Option<String> {
+    let mut names = Vec::new();
+    for frame in own(&finding.frames) {
+        let name = name(&frame.function);
+        let plain = name.trim_start_matches('_');
+        if ENTRIES.iter().any(|entry| plain.starts_with(entry)) && frame.module.is_none() {
+            break;
+        }
+        let charged =
+            finding.function.as_deref().is_some_and(|f| f.trim_start_matches('_') == plain);
+        if charged {
+            // What it called is the checking code.
+            names.clear();
+        } else if names.last() != Some(&name) {
+            names.push(name);
+        }
+        if names.len() == MAX_CALLERS || frame.module.is_some() {
+            break;
+        }
+    }
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// The frames that neither report, nor check, nor wait for others. Those of modules count all:
+/// the helpers are in the kernel's image.
+fn own(frames: &[Frame]) -> impl Iterator<Item = &Frame> {
+    frames.iter().filter(|frame| frame.reliable && !frame.inlined && !is_address(frame)).filter(
+        |frame| {
+            let plain = frame.function.trim_start_matches('_');
+            let helps = || {
+                WAITING.iter().any(|wait| plain.starts_with(wait))
+                    || TABLE.helper.is_match(&frame.function)
+            };
+            frame.module.is_some() || !helps()
+        },
+    )
+}
+
+/// Who allocated the object that is damaged.
+fn owner(finding: &Finding) -> Option<String> {
+    let is_allocation =
+        |label: &str| label.trim_start_matches("INFO: ").starts_with("Allocated in ");
+    let stack = finding.stacks.iter().find(|stack| is_allocation(&stack.label))?;
+    own(&stack.frames).next().map(|frame| name(&frame.function))
+}
+
+/// The slab cache of `BUG kmalloc-64 (Tainted: …): …`.
+fn cache(excerpt: &str) -> Option<&str> {
+    excerpt.strip_prefix("BUG ")?.split(" (").next()
+}
+
+/// The function that fills most of a stack.
+fn recursion(frames: &[Frame]) -> Option<String> {
+    let count = |frame: &&Frame| frames.iter().filter(|f| f.function == frame.function).count();
+    let most = frames.iter().take(32).max_by_key(count)?;
+    (count(&most) >= MIN_RECURSION).then(|| name(&most.function))
+}
+
+fn is_address(frame: &Frame) -> bool {
+    frame.function.starts_with("0x")
+}
+
+/// A function's name without suffixes of the compiler.
+fn name(function: &str) -> String {
+    let mut name = String::new();
+    normalise(function, &mut name);
+    name
 }
 
 fn operation_name(operation: Operation) -> &'static str {
@@ -150,7 +290,9 @@ fn word(token: &str, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use kgate_model::finding::{Access, Severity};
+    use std::fmt::Write;
+
+    use kgate_model::finding::{Access, Severity, Stack};
     use proptest::prelude::*;
 
     use super::*;
@@ -159,6 +301,13 @@ mod tests {
     fn finding(kind: FindingKind, title: &str, excerpt: &str) -> Finding {
         let excerpt = excerpt.to_owned();
         Finding { excerpt, ..Finding::new(kind, Severity::Severe, title) }
+    }
+
+    fn frames(lines: &[&str]) -> Vec<Frame> {
+        fn parse(line: &str) -> Option<frame::RawFrame<'_>> {
+            frame::pointer(line.as_bytes()).or_else(|| frame::trace(line.as_bytes()))
+        }
+        lines.iter().map(|line| parse(line).unwrap().to_frame()).collect()
     }
 
     #[test]
@@ -188,20 +337,11 @@ mod tests {
     fn evidence_by_kind() {
         let mut null = finding(FindingKind::NullPointer, "NULL in f", "");
         assert_eq!(of(&null), "null_pointer/NULL in f");
-        null.access = Some(Access {
-            operation: Some(Operation::Write),
-            size: None,
-            address: Some(16),
-        });
+        null.access =
+            Some(Access { operation: Some(Operation::Write), size: None, address: Some(16) });
         assert_eq!(of(&null), "null_pointer/NULL in f (write)");
-        let frames = ["RIP: 0010:0x0", " ? g+0x1/0x2", " 0xffffffffc0a01000", " h.isra.0+0x1/0x2"];
-        null.frames = frames
-            .iter()
-            .filter_map(|line| {
-                frame::pointer(line.as_bytes()).or_else(|| frame::trace(line.as_bytes()))
-            })
-            .map(|raw| raw.to_frame())
-            .collect();
+        null.frames =
+            frames(&["RIP: 0010:0x0", " ? g+0x1/0x2", " 0xffffffffc0a01000", " h.isra.0+0x1/0x2"]);
         assert_eq!(of(&null), "null_pointer/NULL in f (jump from h)");
         let lockdep = "\
 WARNING: possible circular locking dependency detected
@@ -222,10 +362,106 @@ ffffffff81234567 (rtnl_mutex){+.+.}-{3:3}, at: g+0x1/0x2
             of(&finding(FindingKind::OomKill, "Out of memory: killed tail", oom)),
             "oom_kill/Out of memory: killed tail (memory cgroup)"
         );
-        let count = "WARNING: …\nrefcount_t: underflow; use-after-free.\n";
+    }
+
+    /// What is charged with a failed check, and on whose behalf it was called.
+    #[test]
+    fn evidence_of_stacks() {
+        let cases: &[(FindingKind, &str, &[&str], &str)] = &[
+            (
+                FindingKind::Warning,
+                "WARNING in __vunmap",
+                &[
+                    "RIP: 0010:__vunmap+0x1/0x2",
+                    " vfree+0x1/0x2",
+                    " some_exit+0x1/0x2 [some]",
+                    " x+0x1/0x2",
+                ],
+                "warning/WARNING in __vunmap (vfree, some_exit)",
+            ),
+            (
+                FindingKind::Warning,
+                "WARNING in some_init",
+                &["RIP: 0010:some_init+0x1/0x2 [some]", " ? f+0x1/0x2", " do_one_initcall+0x1/0x2"],
+                "warning/WARNING in some_init",
+            ),
+            (
+                FindingKind::ListCorruption,
+                "BUG: corrupted list in some_init",
+                &[
+                    "RIP: 0010:__list_add_valid.cold+0x1/0x2",
+                    " some_list_add+0x1/0x2 [some]",
+                    " some_init+0x1/0x2 [some]",
+                ],
+                "list_corruption/BUG: corrupted list in some_init (some_list_add)",
+            ),
+            (
+                FindingKind::SchedulingWhileAtomic,
+                "BUG: scheduling while atomic in msleep",
+                &[
+                    " dump_stack+0x1/0x2",
+                    " __schedule_bug.cold+0x1/0x2",
+                    " __schedule+0x1/0x2",
+                    " schedule+0x1/0x2",
+                    " msleep+0x1/0x2",
+                    " a+0x1/0x2",
+                    " b+0x1/0x2",
+                    " c+0x1/0x2",
+                ],
+                "scheduling_while_atomic/BUG: scheduling while atomic in msleep (a, b)",
+            ),
+            (
+                FindingKind::SoftLockup,
+                "BUG: soft lockup in finit_module",
+                &[
+                    "RIP: 0010:some_loop+0x1/0x2 [some]",
+                    " some_init+0x1/0x2 [some]",
+                    " do_one_initcall+0x1/0x2",
+                ],
+                "soft_lockup/BUG: soft lockup in finit_module (some_init)",
+            ),
+            (
+                FindingKind::StackOverflow,
+                "BUG: stack guard page was hit in corrupted",
+                &[
+                    "RIP: 0010:deep.isra.0+0x1/0x2",
+                    " deep.isra.0+0x2/0x2",
+                    " deep.isra.0+0x2/0x2",
+                    " deep.isra.0+0x2/0x2",
+                ],
+                "stack_overflow/BUG: stack guard page was hit (recursion of deep)",
+            ),
+            (
+                FindingKind::PageFault,
+                "BUG: unable to handle kernel paging request in f",
+                &["RIP: 0010:f+0x1/0x2", " g+0x1/0x2"],
+                "page_fault/BUG: unable to handle kernel paging request in f",
+            ),
+        ];
+        for (kind, title, lines, expected) in cases {
+            let mut finding = finding(*kind, title, "");
+            let function = title.rsplit_once(" in ").map(|(_, function)| function.to_owned());
+            finding.function = function.filter(|function| function != "corrupted");
+            finding.frames = frames(lines);
+            assert_eq!(of(&finding), *expected);
+        }
+        let mut slab = finding(
+            FindingKind::SlabCorruption,
+            "BUG: Poison overwritten in get_partial_node",
+            "BUG kmalloc-64 (Not tainted): Poison overwritten\n",
+        );
+        slab.function = Some("get_partial_node".to_owned());
+        let with_cache = of(&slab);
+        slab.stacks = vec![Stack {
+            label: "Allocated in some_alloc+0x1/0x2 [some] age=0 cpu=0 pid=83".to_owned(),
+            frames: frames(&[" kmalloc_trace+0x1/0x2", " some_alloc+0x1/0x2 [some]"]),
+        }];
         assert_eq!(
-            of(&finding(FindingKind::RefCount, "WARNING: refcount bug in f", count)),
-            "ref_count/WARNING: refcount bug in f (underflow; use-after-free)"
+            [with_cache, of(&slab)],
+            [
+                "slab_corruption/BUG: Poison overwritten in get_partial_node (cache kmalloc-64)",
+                "slab_corruption/BUG: Poison overwritten (allocated in some_alloc)",
+            ]
         );
     }
 
