@@ -187,7 +187,8 @@ fn level(text: &[u8]) -> Option<usize> {
 fn decoded(text: &[u8]) -> Option<usize> {
     let names = [text.get(..6)?, text.get(7..13)?];
     let padded = |name: &[u8]| name.iter().all(|b| b.is_ascii_lowercase() || *b == b' ');
-    (names.into_iter().all(padded) && text[6] == b':' && text[13..].starts_with(b": ")).then_some(15)
+    (names.into_iter().all(padded) && text[6] == b':' && text[13..].starts_with(b": "))
+        .then_some(15)
 }
 
 /// Length of the time since the line before, `[  +0.000488] ` or `[    5.225104 <    0.000488>] `.

@@ -646,6 +646,19 @@ pub(crate) static GROUPS: &[Group] = &[
     Group { literal: "I/O error, dev ", not: "", rules: &[
         storage(r"I/O error, dev \w+, sector", BlockError, Warning, "block device I/O error"),
     ]},
+    Group { literal: "NETDEV WATCHDOG: CPU", not: "", rules: &[
+        rule(r"NETDEV WATCHDOG: CPU: \d+: transmit queue \d+ timed out", FindingKind::Warning, Warning,
+            "NETDEV WATCHDOG: transmit queue timed out")
+            .stackless().sure(Anywhere).join(Aside).extra(),
+    ]},
+    Group { literal: "huh, entered softirq", not: "", rules: &[
+        rule(r"huh, entered softirq \d+ (\w+) ", Bug, Warning,
+            "softirq {1} changed the preemption count").stackless().sure(Anywhere).join(Aside).extra(),
+    ]},
+    Group { literal: "cannot create duplicate filename", not: "", rules: &[
+        check("cannot create duplicate filename", FindingKind::Warning, Warning,
+            "sysfs: duplicate filename in {f}").skip("^sysfs|^internal_create|^kobject").sure(Stamped).extra(),
+    ]},
 ];
 
 /// Slab corruption as `mm/slub.c` words it.
