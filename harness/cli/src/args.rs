@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Put the partitions of a run together, and decide.
     Merge(MergeArgs),
+    /// Find the failures in console logs and `dmesg` output, or what is new in them.
+    Klog(KlogArgs),
     /// Look at scenarios and check them.
     #[command(subcommand)]
     Scenario(ScenarioCommand),
@@ -297,6 +299,53 @@ pub(crate) struct MergeArgs {
     pub(crate) parts: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
+}
+
+const KLOG_EXIT_CODES: &str = "Exit codes:
+  0    nothing was found (with --against: no finding is new)
+  1    something was
+  2    the command line is wrong, or a file can't be read";
+
+/// `kgate klog`.
+#[derive(Debug, Args)]
+#[command(after_help = KLOG_EXIT_CODES)]
+pub(crate) struct KlogArgs {
+    /// Logs, also packed by gzip, bzip2, xz or zstd; `-` or none is standard input.
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Tell what is new in FILE… against this log of another kernel, and what is gone: findings and
+    /// lines, the worst first, with how sure it is. Each file is the log of one boot; may be given
+    /// several times.
+    #[arg(long, value_name = "BASELINE", value_hint = ValueHint::FilePath)]
+    pub(crate) against: Vec<PathBuf>,
+    /// How to print what is found.
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub(crate) format: KlogFormat,
+    /// How the logs were recorded.
+    #[arg(long, default_value = "auto", value_name = "SOURCE")]
+    pub(crate) source: SourceArg,
+}
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KlogFormat {
+    /// For a person.
+    Text,
+    /// Annotations of GitHub Actions.
+    Github,
+    /// One JSON object on each line.
+    Jsonl,
+}
+
+/// How a log was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SourceArg {
+    /// By the first lines.
+    Auto,
+    /// From a console, by `dmesg` or by a log collector.
+    Console,
+    /// Records of /dev/kmsg.
+    Kmsg,
 }
 
 /// `kgate scenario`.

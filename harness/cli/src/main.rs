@@ -8,7 +8,9 @@ mod doctor;
 mod error;
 mod guests;
 mod kernel;
+mod klog;
 mod library;
+mod logs;
 mod manual;
 mod prepare;
 mod reports;
@@ -44,6 +46,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Report(args) => reports::report(context, &args),
         Command::Plan(args) => run::plan(context, &args),
         Command::Merge(args) => reports::merge(context, &args),
+        Command::Klog(args) => klog::klog(context, &args),
         Command::Scenario(command) => scenario::scenario(command),
         Command::Kernel(command) => kernel::kernel(context, command),
         Command::Doctor => doctor::doctor(context),

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Read, Seek, SeekFrom, Write};
-use std::path::{Component, Path};
+use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::ProgressDrawTarget;
@@ -15,6 +15,7 @@ use kgate_runner::RunDir;
 use crate::args::{CompareArgs, MergeArgs, Outputs, ReportArgs, Rules};
 use crate::context::{Context, now};
 use crate::error::{CommandError, PROMOTE, at};
+use crate::logs;
 use crate::prepare::rules;
 
 /// The bootstrap's seed: the same record gives the same verdict.
@@ -41,11 +42,11 @@ impl Live {
     }
 }
 
-fn style(colour: bool) -> Style {
+pub(crate) fn style(colour: bool) -> Style {
     if colour { Style::Colour } else { Style::Plain }
 }
 
-fn columns(stream: &impl std::os::fd::AsFd) -> usize {
+pub(crate) fn columns(stream: &impl std::os::fd::AsFd) -> usize {
     usize::from(rustix::termios::tcgetwinsize(stream).map_or(COLUMNS, |size| size.ws_col.max(40)))
 }
 
@@ -98,8 +99,10 @@ pub(crate) fn decide(
         today: now().date(),
         seed: SEED,
     });
+    let log = logs::of_run(dir, &record);
     let directory = dir.path().display().to_string();
-    let report = Report { record: &record, assessment: &assessment, directory: &directory };
+    let report =
+        Report { record: &record, assessment: &assessment, log: Some(&log), directory: &directory };
     let text = summary(&report, columns(&io::stdout()), style(context.colour));
     anstream::println!("{text}");
     write_all(&report, dir, outputs)?;
@@ -166,11 +169,7 @@ fn write(
 
 /// The end of a file of the run directory; only of one that lies in it.
 fn tail(dir: &Path, name: &str, bytes: usize) -> Option<Vec<u8>> {
-    let name = Path::new(name);
-    if !name.components().all(|part| matches!(part, Component::Normal(_))) {
-        return None;
-    }
-    let mut file = File::open(dir.join(name)).ok()?;
+    let mut file = File::open(logs::within(dir, name)?).ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(bytes as u64))).ok()?;
     let mut tail = Vec::new();

@@ -409,6 +409,19 @@ fn flags() {
         ("a flavour that apt does not have", "kernel list --pair --flavour none"),
     ];
     let mut text = answers(dir.path(), &cases);
+    put(dir.path(), "cut.log.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03cut short");
+    text += &answers(
+        dir.path(),
+        &[
+            ("a log that is not there", "klog gone.log"),
+            ("a directory for a log", "klog lib"),
+            ("a packed log that is broken", "klog cut.log.gz"),
+            ("a baseline's log that is not there", "klog cut.log.gz --against gone.log"),
+            ("standard input twice", "klog - --against -"),
+            ("a format that is none", "klog x --format xml"),
+            ("a source that is none", "klog x --source serial"),
+        ],
+    );
     // Only what keeps something needs a place to keep it.
     answer(&mut text, "no home and no cache", "kernel show lib", &mut kgate(dir.path()));
     let (code, ..) = run(kgate(dir.path()).args(["scenario", "list", "--library", "lib"]));

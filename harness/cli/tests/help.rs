@@ -19,6 +19,7 @@ const COMMANDS: &[&str] = &[
     "report",
     "plan",
     "merge",
+    "klog",
     "scenario",
     "scenario list",
     "scenario check",

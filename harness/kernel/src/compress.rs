@@ -84,6 +84,24 @@ pub(crate) fn reader<'a>(format: Format, packed: impl Read + 'a) -> io::Result<B
     })
 }
 
+/// What `packed` holds, unpacked when it begins like the output of gzip, bzip2, xz or zstd, and
+/// whether it does.
+///
+/// # Errors
+/// It can't be read, or what it begins like is broken at once.
+pub fn unpacked<'a>(mut packed: impl Read + 'a) -> io::Result<(Box<dyn Read + 'a>, bool)> {
+    let mut head = Vec::new();
+    packed.by_ref().take(6).read_to_end(&mut head)?;
+    let format = Format::detect(&head).filter(|format| {
+        matches!(format, Format::Gzip | Format::Bzip2 | Format::Xz | Format::Zstd)
+    });
+    let whole = io::Cursor::new(head).chain(packed);
+    Ok(match format {
+        Some(format) => (reader(format, whole)?, true),
+        None => (Box::new(whole), false),
+    })
+}
+
 /// The frame that the kernel's build uses (`lz4 -l`): blocks of at most 8 MiB, each with its
 /// packed size before it, until the data ends.
 struct Lz4Legacy<R> {

@@ -20,6 +20,7 @@ mod rpm;
 pub mod symbols;
 pub mod vmlinux;
 
+pub use compress::unpacked;
 pub use config::Config;
 pub use error::KernelError;
 pub use kernel::{Driver, Kernel, Origin, Package};

@@ -220,7 +220,7 @@ impl Digest {
             let level = level(self.source, &raw);
             let message = String::from_utf8_lossy((*line.message).as_ref());
             let message = unescaped(self.source, &message);
-            for text in message.lines().map(str::trim_end).filter(|text| !text.is_empty()) {
+            for text in message.lines().map(str::trim_end).filter(|text| !is_frame(text)) {
                 let text = cut(text);
                 let line = LogLine { text: text.to_owned(), pattern: pattern(text), level };
                 self.waiting.push_back((start, line));
@@ -255,6 +255,11 @@ impl Digest {
         }
         self.reports.retain(|report| report.end > known);
     }
+}
+
+/// Whether a line says nothing by itself: empty, or drawn around a report.
+fn is_frame(text: &str) -> bool {
+    text.starts_with("------------[ cut here ]") || text.bytes().all(|b| b"=- ".contains(&b))
 }
 
 /// The level that a line carries.
@@ -671,7 +676,8 @@ mod tests {
             );
             let lines = patterns(&delta.new_lines, |line| &line.pattern);
             assert!(lines.contains(&"healthy again".to_owned()), "{lines:?}");
-            assert!(!lines.iter().any(|line| line.contains("kfault")), "{lines:?}");
+            let inside = |line: &String| line.contains("kfault") || line.contains("cut here");
+            assert!(!lines.iter().any(inside), "{lines:?}");
         }
     }
 

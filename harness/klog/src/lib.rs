@@ -15,6 +15,7 @@ mod blame;
 mod content;
 pub mod convention;
 pub mod delta;
+mod detect;
 mod frame;
 mod line;
 mod parser;

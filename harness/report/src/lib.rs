@@ -1,14 +1,16 @@
-//! JUnit, JSON, Markdown and terminal reports of a run, and its live progress.
+//! JUnit, JSON, Markdown and terminal reports of a run and of kernel logs, and a run's live progress.
 //!
 //! Rendering only: what is shown comes in as a [`Report`] or as journal entries, and goes out as
 //! text. Text of a guest is never passed on as it is: control characters and text-direction marks
 //! become visible escapes, and each format's own special characters are escaped besides.
 
 use kgate_compare::Assessment;
+use kgate_klog::delta::LogDelta;
 use kgate_model::journal::RunRecord;
 
 mod junit;
 mod live;
+mod log;
 mod markdown;
 mod results;
 mod terminal;
@@ -17,10 +19,14 @@ mod view;
 
 pub use junit::junit;
 pub use live::{Lines, Observer, Progress};
+pub use log::{
+    LogPlace, annotation, finding, finding_json, log_delta, log_delta_annotations, log_delta_json,
+};
 pub use markdown::{MARKDOWN_BOUND, markdown};
 pub use results::{
-    Boot, CaseResult, Cause, ComparisonResult, FindingResult, Kernel, Location, ReasonResult,
-    Results, SCHEMA, SideResult, TallyResult, Trial, WaiverResult, results_schema,
+    Boot, CaseResult, Cause, ComparisonResult, FindingResult, Kernel, Location, LogLineResult,
+    LogResult, ReasonResult, Results, SCHEMA, SideResult, TallyResult, Trial, WaiverResult,
+    results_schema,
 };
 pub use terminal::{Style, summary};
 pub use text::{clean, clean_block};
@@ -32,6 +38,8 @@ pub struct Report<'a> {
     pub record: &'a RunRecord,
     /// What it comes to.
     pub assessment: &'a Assessment,
+    /// How the lines of the kernel logs differ; `None` where they were not read.
+    pub log: Option<&'a LogDelta>,
     /// The run directory, as its user would type it.
     pub directory: &'a str,
 }

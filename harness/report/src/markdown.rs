@@ -4,12 +4,14 @@ use kgate_compare::{Class, Comparison, Decision, Effect};
 
 use crate::Report;
 use crate::text::{bounded, clean, clean_block};
-use crate::view;
+use crate::{log, view};
 
 /// The text is never longer, in bytes.
 pub const MARKDOWN_BOUND: usize = 60_000;
 /// Room for the line that says what was left out.
 const LAST_LINE: usize = 200;
+/// Lines of the kernel log in one list.
+const LINES: usize = 30;
 /// Bytes of a finding's excerpt.
 const EXCERPT: usize = 4000;
 
@@ -35,6 +37,7 @@ pub fn markdown(report: &Report<'_>) -> String {
     overview(report, &mut page);
     cases(report, &mut page);
     findings(report, &mut page);
+    lines(report, &mut page);
     numbers("Performance", &assessment.performance().collect::<Vec<_>>(), &mut page);
     numbers("Memory", &assessment.memory().collect::<Vec<_>>(), &mut page);
     waivers(report, &mut page);
@@ -190,6 +193,38 @@ fn findings(report: &Report<'_>, page: &mut Page) {
             page.line(&html(line));
         }
         page.line("</pre></details>");
+        page.line("");
+    }
+}
+
+/// How the lines of the kernel logs differ.
+fn lines(report: &Report<'_>, page: &mut Page) {
+    let Some(delta) = report.log else { return };
+    for (heading, lines) in [
+        ("New lines in the kernel log", &delta.new_lines),
+        ("Lines gone from the kernel log", &delta.gone_lines),
+    ] {
+        if lines.is_empty() {
+            continue;
+        }
+        page.line(&format!("### {heading}"));
+        page.line("| level | line | how sure |");
+        page.line("| --- | --- | --- |");
+        for change in lines.iter().take(LINES) {
+            page.line(&format!(
+                "| {} | {} | {} |",
+                log::level_name(&change.what),
+                escape(&change.what.text),
+                log::sureness(change)
+            ));
+        }
+        if lines.len() > LINES {
+            page.line(&format!("| | and {} more | |", lines.len() - LINES));
+        }
+        page.line("");
+    }
+    if delta.left_out > 0 {
+        page.line(&log::left_out(delta.left_out));
         page.line("");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kgate_compare::{About, Case, Comparison, Effect, FindingDelta, Place, Subject, Tally};
+use kgate_klog::delta::{Change, Level, LogDelta, LogLine};
 use kgate_model::finding::Finding;
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::{Fault, Outcome};
@@ -14,6 +15,9 @@ use crate::Report;
 
 /// Name and version of the format. The number changes when a reader of the old one would go wrong.
 pub const SCHEMA: &str = "kgate-results/1";
+
+/// Lines of the kernel log that are listed.
+const LINES: usize = 1000;
 
 /// The JSON Schema of [`Results`].
 pub fn results_schema() -> schemars::Schema {
@@ -56,6 +60,9 @@ pub struct Results {
     pub cases: Vec<CaseResult>,
     /// Findings of the kernel logs.
     pub findings: Vec<FindingResult>,
+    /// How the lines of the kernel logs outside of findings differ; `None` where the logs were not
+    /// read.
+    pub log: Option<LogResult>,
     /// Metrics of scenarios.
     pub comparisons: Vec<ComparisonResult>,
     /// Memory after boot and after load.
@@ -283,6 +290,43 @@ pub struct FindingResult {
     pub excerpt: String,
 }
 
+/// How the kernel logs differ. Informs only: the verdict is that of findings.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogResult {
+    /// Boots of baseline and candidate whose logs were read.
+    pub boots: (u32, u32),
+    /// Lines and findings that some boots of a kernel have and others of the same have not.
+    pub unsteady: u32,
+    /// Lines that could not be compared, because their log has too many different ones.
+    pub left_out: u64,
+    /// Lines of the candidate only, the worst first; at most 1000.
+    pub new: Vec<LogLineResult>,
+    /// Lines of the baseline only, the worst first; at most 1000.
+    pub gone: Vec<LogLineResult>,
+}
+
+/// A line that the logs of one kernel have and those of the other have not.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogLineResult {
+    /// As first seen.
+    pub text: String,
+    /// What lines are told apart by: `#` stands for numbers of all sorts.
+    pub pattern: String,
+    /// How bad, as the kernel says.
+    #[schemars(extend("enum" = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug", null]))]
+    pub level: Option<&'static str>,
+    /// Boots of the baseline that have it, of those that could.
+    pub baseline: (u32, u32),
+    /// Boots of the candidate that have it, of those that could.
+    pub candidate: (u32, u32),
+    /// Probability that all boots that have it are of one kernel by chance.
+    pub chance: f64,
+    /// The chance is small even among all that comes and goes.
+    pub sure: bool,
+}
+
 /// The numbers of one role.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -384,6 +428,7 @@ impl Results {
             trials: record.trials.iter().map(Trial::from).collect(),
             cases: assessment.boots.iter().chain(&assessment.cases).map(CaseResult::from).collect(),
             findings: assessment.findings.iter().map(FindingResult::from).collect(),
+            log: report.log.map(LogResult::from),
             comparisons: assessment.performance().map(ComparisonResult::from).collect(),
             memory: assessment.memory().map(ComparisonResult::from).collect(),
             waivers: (assessment.waivers.iter())
@@ -565,6 +610,33 @@ impl From<&FindingDelta> for FindingResult {
             scenarios: delta.scenarios.clone(),
             boot: delta.boot.clone(),
             excerpt: delta.finding.excerpt.clone(),
+        }
+    }
+}
+
+impl From<&LogDelta> for LogResult {
+    fn from(delta: &LogDelta) -> Self {
+        let lines = |lines: &[Change<LogLine>]| lines.iter().take(LINES).map(Into::into).collect();
+        Self {
+            boots: delta.logs,
+            unsteady: delta.unsteady,
+            left_out: delta.left_out,
+            new: lines(&delta.new_lines),
+            gone: lines(&delta.gone_lines),
+        }
+    }
+}
+
+impl From<&Change<LogLine>> for LogLineResult {
+    fn from(change: &Change<LogLine>) -> Self {
+        Self {
+            text: change.what.text.clone(),
+            pattern: change.what.pattern.clone(),
+            level: change.what.level.map(Level::name),
+            baseline: (change.baseline.boots, change.baseline.of),
+            candidate: (change.candidate.boots, change.candidate.of),
+            chance: change.chance,
+            sure: change.sure,
         }
     }
 }

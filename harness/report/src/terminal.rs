@@ -6,7 +6,7 @@ use kgate_model::outcome::Role;
 
 use crate::Report;
 use crate::text::{bounded, clean, fit, pad, width, wrap};
-use crate::view;
+use crate::{log, view};
 
 /// Whether colours are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -27,12 +27,23 @@ impl Style {
             Self::Colour => format!("{}{text}{}", style.render(), style.render_reset()),
         }
     }
+
+    /// `text` fainter than the rest, or as it is.
+    pub(crate) fn dim(self, text: &str) -> String {
+        let style = anstyle::Style::new().dimmed();
+        match self {
+            Self::Plain => text.to_owned(),
+            Self::Colour => format!("{}{text}{}", style.render(), style.render_reset()),
+        }
+    }
 }
 
 /// Columns before the text of an entry.
 const INDENT: usize = 16;
 /// Entries shown; the rest is counted.
 const ENTRIES: usize = 12;
+/// New findings without effect and new lines shown.
+const NEWS: usize = 5;
 /// Bytes of one reason, note or waiver.
 const SENTENCE: usize = 600;
 
@@ -62,6 +73,7 @@ pub fn summary(report: &Report<'_>, columns: usize, style: Style) -> String {
             &format!("{more} further reasons: kgate report {}", directory(report)),
         );
     }
+    news(report, &mut page);
     asides(report, &mut page);
     page.blank();
     verdict(report, &mut page);
@@ -183,6 +195,44 @@ fn console(report: &Report<'_>, boot: Option<&str>, page: &mut Page) {
     if boot.planned.role == Role::Candidate {
         let reference = view::quoted(&report.record.plan.candidate.reference);
         page.command(&format!("kgate boot {reference}     # tries it"));
+    }
+}
+
+/// What is new in the kernel log and no reason: warnings that the policy only reports, and lines.
+fn news(report: &Report<'_>, page: &mut Page) {
+    let findings = report.assessment.findings.iter();
+    let reported =
+        findings.filter(|f| f.is_news() && f.effect == Effect::None && f.waiver.is_none());
+    let reported = reported.map(|delta| {
+        let (severity, candidate) = (delta.finding.severity, delta.candidate);
+        let text = format!(
+            "{} (in {} of {} boots)",
+            bounded(&clean(&delta.finding.title), SENTENCE),
+            candidate.boots,
+            candidate.of
+        );
+        (severity.to_string(), Some(log::severity_color(severity)), text)
+    });
+    let lines = report.log.iter().flat_map(|log| &log.new_lines).map(|change| {
+        let color = change.what.level.and_then(log::level_color);
+        let text = format!("{} ({})", clean(&change.what.text), log::sureness(change));
+        (log::level_name(&change.what).to_owned(), color, text)
+    });
+    let all: Vec<_> = reported.chain(lines).collect();
+    for (at, (label, color, text)) in all.iter().take(NEWS).enumerate() {
+        if at == 0 {
+            page.blank();
+        }
+        let painted = color.map_or_else(|| label.clone(), |color| page.style.paint(color, label));
+        page.painted(&format!("new {label}"), &format!("new {painted}"), text);
+    }
+    if all.len() > NEWS {
+        let more = format!(
+            "{} more: kgate report {} --markdown FILE",
+            all.len() - NEWS,
+            directory(report)
+        );
+        page.row("and", &more);
     }
 }
 

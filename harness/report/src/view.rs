@@ -80,7 +80,14 @@ pub(crate) fn kernel_log(report: &Report<'_>) -> String {
             parts.push(format!("{count} {word}"));
         }
     }
-    parts.join(", ")
+    let (new, gone) = report.log.map_or((0, 0), |log| (log.new_lines.len(), log.gone_lines.len()));
+    let lines: Vec<String> = [(new, "new"), (gone, "gone")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    let findings = parts.join(", ");
+    if lines.is_empty() { findings } else { format!("{findings}; lines: {}", lines.join(", ")) }
 }
 
 /// Memory in a few words.

@@ -5,9 +5,12 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 use indicatif::{InMemoryTerm, ProgressDrawTarget};
 use kgate_compare::{Assessment, Verdict};
+use kgate_klog::Source;
+use kgate_klog::delta::{Census, Digest, LogDelta, Origin};
 use kgate_model::journal::{Entry, RunRecord};
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
 use kgate_model::sample::Better;
@@ -95,7 +98,31 @@ fn promoted() -> (RunRecord, Assessment) {
 }
 
 fn report<'a>((record, assessment): &'a (RunRecord, Assessment)) -> Report<'a> {
-    Report { record, assessment, directory: "runs/2026-11-21T2216" }
+    Report { record, assessment, log: Some(&LOG), directory: "runs/2026-11-21T2216" }
+}
+
+/// Lines of all sorts: surely new and not, with levels and without, more than fit.
+static LOG: LazyLock<LogDelta> = LazyLock::new(|| {
+    let usual = "[    1.000000] usual\n";
+    let new = format!(
+        "{usual}<3>[    2.000000] foo: probe of 0000:00:1f.2 failed with error -22\n\
+         [    3.000000] bar: ready\n<4>[    3.100000] a\n[    3.200000] b\n[    3.300000] c\n\
+         [    3.400000] d\n"
+    );
+    let gone = format!("{usual}[    4.000000] gone | <b>today</b>\n");
+    log_of(&[&gone, usual, usual], &[&format!("{new}[    5.000000] once\n"), &new, &new])
+});
+
+fn log_of(baseline: &[&str], candidate: &[&str]) -> LogDelta {
+    let mut census = Census::default();
+    for (role, logs) in [(Baseline, baseline), (Candidate, candidate)] {
+        for log in logs {
+            let mut digest = Digest::new(Source::Console);
+            digest.push(log.as_bytes());
+            census.add(Origin { role, group: String::new(), whole: true }, digest);
+        }
+    }
+    census.delta()
 }
 
 const CONSOLE: &[u8] = b"[    1.2] Linux\r\n\x1b[31m]]>&<\xff\xfe\x00\xef\xbf\xbf\n";
@@ -249,6 +276,7 @@ fn results_are_valid_and_hold_what_is_promised() {
             "trial": value["trials"][4],
             "comparison": value["comparisons"][0],
             "finding": value["findings"][0],
+            "log": value["log"],
             "boot": value["boots"][0],
             "waivers": value["waivers"],
             "notes": value["notes"],
@@ -367,6 +395,7 @@ proptest! {
             samples.unit.clone_from(&unit);
         }
         run.notes = vec![message.clone()];
+        let lines = log_of(&["[    1.000000] x\n"], &[&format!("[    1.000000] {message}\n")]);
         let mut made = (run.record(), run.assess());
         made.0.plan.workload = title;
         made.0.plan.candidate.reference = path;
@@ -375,7 +404,7 @@ proptest! {
         made.0.facts.insert("x".to_owned(), metric);
         for at in [None, Some(0), Some(u64::MAX)] {
             made.0.started_at = at;
-            let report = report(&made);
+            let report = Report { log: Some(&lines), ..report(&made) };
             no_control(&summary(&report, 60, Style::Plain));
             let page = markdown(&report);
             no_control(&page);

@@ -176,6 +176,11 @@ impl RunDir {
         &self.inputs
     }
 
+    /// Where the records of `/dev/kmsg` of one attempt at a boot are, if there are any.
+    pub fn kernel_log(&self, boot: &str, attempt: u32) -> PathBuf {
+        self.path.join(kernel_log(boot, attempt))
+    }
+
     /// Everything that has happened, in order. A last line that a kill cut short is left out, and a
     /// note says so. No journal is an empty one.
     ///
