@@ -180,8 +180,7 @@ impl Digest {
                     self.line();
                 }
             }
-            let known = self.parser.pending().map_or(self.start, |pending| pending.start);
-            self.settle(known);
+            self.settle(self.parser.settled());
         }
     }
 
@@ -237,12 +236,18 @@ impl Digest {
 
     /// Keeps the lines before `known` that are part of no report.
     fn settle(&mut self, known: u64) {
+        // Both are in the order of where they begin.
+        let mut reports = self.reports.iter().peekable();
+        let mut inside = 0;
         while self.waiting.front().is_some_and(|(start, _)| *start < known) {
             let Some((start, line)) = self.waiting.pop_front() else {
                 break;
             };
+            while let Some(report) = reports.next_if(|report| report.start <= start) {
+                inside = report.end.max(inside);
+            }
             let Content { lines, left_out, .. } = &mut self.content;
-            if self.reports.iter().any(|report| report.contains(&start)) {
+            if start < inside {
                 continue;
             }
             if let Some(kept) = lines.get_mut(&line.pattern) {

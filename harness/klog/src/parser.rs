@@ -132,6 +132,12 @@ impl Parser {
         open.map(Report::pending).rev().max_by_key(|pending| pending.severity)
     }
 
+    /// Offset in the log before which no further finding begins.
+    pub(crate) fn settled(&self) -> u64 {
+        let open = self.open.iter().map(Report::start);
+        open.chain(self.held.as_ref().map(|held| held.start)).min().unwrap_or(self.offset)
+    }
+
     /// Looks at the complete lines of `buffer` and returns how many bytes they are.
     fn scan(&mut self, buffer: &[u8], found: &mut Vec<Finding>) -> usize {
         let mut at = 0;
