@@ -15,8 +15,7 @@ const JOINED: usize = 200;
 
 /// The logs of the corpus; none where it is not at hand.
 fn corpus() -> Vec<Vec<u8>> {
-    let files =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/klog-dev/files");
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus/klog-dev/files");
     let entries = std::fs::read_dir(files).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
     paths.sort();

@@ -43,7 +43,8 @@ impl Charged {
     /// The other names that the function may go by.
     pub(crate) fn variants(&self) -> impl Iterator<Item = &str> {
         let stripped = ENTRY_PREFIXES.iter().filter_map(|prefix| self.raw.strip_prefix(prefix));
-        std::iter::once(self.raw.as_str()).chain(stripped)
+        let names = std::iter::once(self.raw.as_str()).chain(stripped);
+        names.filter(|name| *name != self.name)
     }
 }
 
@@ -144,8 +145,17 @@ impl<'a> Walk<'a> {
         None
     }
 
-    fn line(&mut self, texts: &[&str]) -> Option<&'a [u8]> {
-        self.seek(|line| texts.iter().any(|text| contains(line, text)).then_some(line))
+    /// Goes on after the next line that holds one of `texts`.
+    fn line(&mut self, texts: &[&str]) {
+        let text = self.lines.0;
+        let first =
+            texts.iter().filter_map(|part| memchr::memmem::find(text, part.as_bytes())).min();
+        let end = first.and_then(|at| Some(at + memchr::memchr(b'\n', &text[at..])? + 1));
+        let (passed, rest) = text.split_at(end.unwrap_or(text.len()));
+        if memchr::memmem::find(passed, INTRUDER).is_some() && Lines(passed).any(intrudes) {
+            self.mixed = true;
+        }
+        self.lines = Lines(rest);
     }
 
     /// Takes one step; `next` is the one after it. Returns whether the next step is taken, too.
@@ -259,9 +269,15 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Whether a line holds a text. Lines are short: a searcher takes longer to make than to run.
 fn contains(line: &[u8], text: &str) -> bool {
-    memchr::memmem::find(line, text.as_bytes()).is_some()
+    let text = text.as_bytes();
+    let Some(first) = text.first() else { return true };
+    memchr::memchr_iter(*first, line).any(|at| line[at..].starts_with(text))
 }
+
+/// How the function that fault injection adds to a stack begins.
+const INTRUDER: &[u8] = b"should_fail";
 
 /// Whether a line is of the stack that fault injection prints.
 fn intrudes(line: &[u8]) -> bool {
@@ -277,8 +293,7 @@ fn intrudes(line: &[u8]) -> bool {
 
 /// Whether such a line comes before the stack's end.
 fn intruded(text: &[u8]) -> bool {
-    const NAME: &[u8] = b"should_fail";
-    memchr::memmem::find(text, NAME).is_some()
+    memchr::memmem::find(text, INTRUDER).is_some()
         && Lines(text)
             .take_while(|line| frame::trace(line).is_some() || TABLE.stack_heading(line).is_none())
             .any(intrudes)

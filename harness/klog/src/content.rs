@@ -1,6 +1,8 @@
 //! What a report's text says besides its title: stacks, CPU, process, taint, modules, release and
 //! the access that failed. One pass over the lines of the finished report.
 
+use std::sync::LazyLock;
+
 use kgate_model::finding::{Access, Finding, FindingKind, Frame, Operation, Stack};
 use memchr::memmem;
 
@@ -11,18 +13,27 @@ const MAX_FRAMES: usize = 256;
 const MAX_STACKS: usize = 64;
 const MAX_MODULES: usize = 1024;
 const MAX_LABEL: usize = 160;
+/// Room for as many frames as most stacks have.
+const USUAL_FRAMES: usize = 32;
 
 /// Fills in what `finding.excerpt` tells: `frames`, `stacks`, `cpu`, `pid`, `command`, `taint`,
 /// `modules`, `release` and `access`.
 pub(crate) fn fill(finding: &mut Finding) {
     let excerpt = std::mem::take(&mut finding.excerpt);
     let mut reader = Reader::new(finding);
-    for (index, line) in excerpt.split_terminator('\n').enumerate() {
-        reader.line(line, index == 0);
+    let mut start = 0;
+    for end in memchr::memchr_iter(b'\n', excerpt.as_bytes()).chain([excerpt.len()]) {
+        reader.line(&excerpt[start..end], start == 0);
+        start = end + 1;
+        if start >= excerpt.len() {
+            break;
+        }
     }
     reader.finish();
     finding.excerpt = excerpt;
 }
+
+static TAINTED: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new("ainted"));
 
 /// What a line announces about the frames after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +104,20 @@ static LABELS: &[(&str, Opens)] = &[
     ("Showing all locks held", Opens::Nothing),
 ];
 
+/// The bytes that `LABELS` begin with.
+static FIRST: LazyLock<[bool; 256]> = LazyLock::new(|| {
+    let mut first = [false; 256];
+    LABELS.iter().for_each(|(start, _)| first[usize::from(start.as_bytes()[0])] = true);
+    first
+});
+
 /// What the line announces, if anything; `line` has no blanks around it.
 fn label(line: &str) -> Option<Opens> {
     let bytes = line.as_bytes();
     let begins = |start: &str| bytes[0] == start.as_bytes()[0] && line.starts_with(start);
-    if let Some((_, opens)) = LABELS.iter().find(|(start, _)| begins(start)) {
+    if FIRST[usize::from(bytes[0])]
+        && let Some((_, opens)) = LABELS.iter().find(|(start, _)| begins(start))
+    {
         return Some(*opens);
     }
     // The lock checker's `{IN-SOFTIRQ-W} state was registered at:`, `... acquired at:`, and where
@@ -246,6 +266,9 @@ impl<'a> Reader<'a> {
             }
         }
         if frames.len() < MAX_FRAMES {
+            if frames.capacity() == 0 {
+                frames.reserve(USUAL_FRAMES);
+            }
             let mut frame = raw.to_frame();
             if let Some((function, offset, size)) = caller
                 && frame.offset.is_none()
@@ -327,11 +350,13 @@ impl<'a> Reader<'a> {
             _ => {}
         }
         if self.finding.taint.is_none()
-            && let Some(at) = memmem::find(line.as_bytes(), b"ainted")
+            && let Some(at) = TAINTED.find(line.as_bytes())
         {
             self.tainted(line, at);
         }
-        if let Some((task, _)) = line.split_once(" is trying to ") {
+        if self.finding.kind == FindingKind::Lockdep
+            && let Some((task, _)) = line.split_once(" is trying to ")
+        {
             let (command, pid) = task.rsplit_once('/').unwrap_or_default();
             self.process(command, pid);
         }

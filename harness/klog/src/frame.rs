@@ -86,6 +86,9 @@ pub(crate) fn trace(line: &[u8]) -> Option<RawFrame<'_>> {
         rest = after;
     }
     let in_parentheses = marked && rest.first() == Some(&b'(');
+    if !in_parentheses && !may_be(rest) {
+        return None;
+    }
     let (mut frame, tail) = symbol(if in_parentheses { &rest[1..] } else { rest })?;
     frame.reliable = reliable;
     if in_parentheses {
@@ -174,6 +177,20 @@ pub(crate) fn pointer(line: &[u8]) -> Option<RawFrame<'_>> {
     }
 }
 
+/// Whether what stands after the first name of a line is as in a trace; tells most other lines
+/// apart.
+fn may_be(rest: &[u8]) -> bool {
+    let name = rest.iter().position(|b| !is_name(*b)).unwrap_or(rest.len());
+    match &rest[name..] {
+        [b'+', b'0', b'x', ..] => true,
+        [] | [b')', ..] => rest.starts_with(b"0x"),
+        [b' ', after @ ..] => {
+            after.first() == Some(&b'(') || after.starts_with(b"from ") || after.ends_with(b"]")
+        }
+        _ => false,
+    }
+}
+
 /// Takes `[<c0123456>]`, `[c0123456]` off: what follows.
 fn address(bytes: &[u8]) -> Option<&[u8]> {
     let inner = bytes.strip_prefix(b"[")?;
@@ -189,18 +206,30 @@ fn address(bytes: &[u8]) -> Option<&[u8]> {
     inner[digits..].strip_prefix(close)
 }
 
+/// Which bytes may be part of a symbol's name.
+static NAME: [bool; 256] = {
+    let mut name = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        name[byte] =
+            (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'_' | b'.' | b'$');
+        byte += 1;
+    }
+    name
+};
+
 /// Whether a byte may be part of a symbol's name.
 fn is_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$')
+    NAME[usize::from(byte)]
 }
 
 /// Takes `f+0x1/0x2 [module buildid]`, `f+0x1/0x2`, `f` or `0xc0123456` off.
 pub(crate) fn symbol(bytes: &[u8]) -> Option<(RawFrame<'_>, &[u8])> {
     // Functions of the first 64-bit PowerPC ABI begin with a dot that is no part of their name.
     let bytes = bytes.strip_prefix(b".").unwrap_or(bytes);
-    let len = bytes.iter().take_while(|b| is_name(**b)).count();
-    let name = std::str::from_utf8(&bytes[..len]).ok()?;
-    let mut rest = &bytes[len..];
+    let len = bytes.iter().position(|b| !is_name(*b)).unwrap_or(bytes.len());
+    let (name, mut rest) = bytes.split_at(len);
+    let name = std::str::from_utf8(name).ok()?;
     if let Some(digits) = name.strip_prefix("0x") {
         let valid = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
         return valid.then(|| (RawFrame::named(name), rest));

@@ -40,26 +40,41 @@ pub(crate) fn split(source: Source, raw: &[u8]) -> Line<'_> {
 
 /// The number that `text` begins with, and how many digits it has.
 fn number(text: &[u8]) -> (u64, usize) {
-    let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
-    let value = text[..digits]
-        .iter()
-        .fold(0u64, |value, b| value.saturating_mul(10).saturating_add(u64::from(b - b'0')));
+    let mut value = 0u64;
+    let mut digits = 0;
+    while let Some(digit) = text.get(digits).map(|byte| byte.wrapping_sub(b'0'))
+        && digit < 10
+    {
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+        digits += 1;
+    }
     (value, digits)
 }
 
 fn blanks(text: &[u8]) -> usize {
-    text.iter().take_while(|b| **b == b' ').count()
+    let mut blanks = 0;
+    while text.get(blanks) == Some(&b' ') {
+        blanks += 1;
+    }
+    blanks
 }
+
+/// More digits than seconds have.
+const MAX_DIGITS: usize = 12;
 
 /// The time of a stamp (`[   12.345678]`) that `text` begins with, and its length.
 fn stamp(text: &[u8]) -> Option<(u64, usize)> {
-    let rest = text.strip_prefix(b"[")?;
-    let blank = blanks(rest);
-    let (seconds, len) = number(&rest[blank..]);
-    let tail = rest.get(blank + len..blank + len + 8)?;
-    let (micros, digits) = number(&tail[1..7]);
-    let valid = len > 0 && tail[0] == b'.' && digits == 6 && tail[7] == b']';
-    valid.then(|| (seconds.saturating_mul(1_000_000).saturating_add(micros), blank + len + 9))
+    if text.first() != Some(&b'[') {
+        return None;
+    }
+    let start = 1 + blanks(&text[1..]);
+    let (seconds, digits) = number(&text[start..]);
+    let tail = text.get(start + digits..start + digits + 8)?;
+    if tail[0] != b'.' || tail[7] != b']' || digits == 0 || digits > MAX_DIGITS {
+        return None;
+    }
+    let (micros, fraction) = number(&tail[1..7]);
+    (fraction == 6).then(|| (seconds * 1_000_000 + micros, start + digits + 8))
 }
 
 /// The printing task or CPU of a leading `[ T123]`, and its length with the blanks before.
@@ -94,8 +109,9 @@ fn console(raw: &[u8]) -> Line<'_> {
     };
     let mut line = Line::default();
     let mut at = 0;
-    while let Some((time, len)) = find_stamp(&text[at..]) {
-        at += len;
+    let mut next = find_stamp(&text);
+    while let Some((time, end)) = next {
+        at = end;
         line.stamped = true;
         line.time_us = Some(time);
         while let Some((caller, len)) = caller(&text[at..]) {
@@ -103,9 +119,8 @@ fn console(raw: &[u8]) -> Line<'_> {
             at += len;
         }
         // A second stamp counts only directly after the first: a collector's, then the kernel's.
-        if text[at..].trim_ascii_start().first() != Some(&b'[') {
-            break;
-        }
+        let after = at + blanks(&text[at..]);
+        next = stamp(&text[after..]).map(|(time, len)| (time, after + len));
     }
     if line.stamped {
         at += usize::from(text.get(at) == Some(&b' '));
@@ -123,18 +138,29 @@ fn console(raw: &[u8]) -> Line<'_> {
     line
 }
 
-/// Length of the `host kernel: ` that journals put after a monotonic time.
+/// Length of the `host kernel: ` that journals put after a monotonic time; of what programs say
+/// there, the line is `foreign`.
 fn journal_tag(text: &[u8], line: &mut Line<'_>) -> usize {
-    let host = text.iter().take_while(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b)).count();
-    match text[host..].strip_prefix(b" kernel: ") {
-        Some(_) if host > 0 => host + 9,
-        _ => {
-            // `host program[123]: `
-            let program = text[host..].strip_prefix(b" ").unwrap_or_default();
-            line.foreign = host > 0 && program_tag(program);
-            0
-        }
+    if text.first().is_none_or(|byte| !byte.is_ascii_alphanumeric()) {
+        return 0;
     }
+    let Some(end) = memchr::memchr(b' ', text) else { return 0 };
+    let rest = &text[end + 1..];
+    // Of a tag, the first colon ends the word after the host's name.
+    let Some(colon) = memchr::memchr(b':', text).filter(|colon| *colon > end) else { return 0 };
+    if memchr::memchr(b' ', &rest[..colon - end - 1]).is_some() || !is_host(&text[..end]) {
+        return 0;
+    }
+    if rest.starts_with(b"kernel: ") {
+        return end + 9;
+    }
+    line.foreign = program_tag(rest);
+    0
+}
+
+/// Whether `word` can be the name of a host.
+fn is_host(word: &[u8]) -> bool {
+    word.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
 /// Whether `text` begins with `program[123]: `, as lines of the system log do.
@@ -153,7 +179,7 @@ fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
     let tagged = |at: &usize| {
         let before = text[..*at].split(|b| *b == b' ');
         let host = before.clone().next_back().unwrap_or_default();
-        host.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+        is_host(host)
             && before.clone().any(|word| {
                 word.iter().any(u8::is_ascii_digit)
                     && (word.contains(&b':')

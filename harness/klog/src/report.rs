@@ -20,6 +20,9 @@ const PATIENCE: usize = 512;
 const MAX_EXCERPT: usize = 64 << 10;
 const MAX_LENGTH: u64 = 1 << 20;
 
+/// So long is the text of most reports.
+const USUAL_TEXT: usize = 6 << 10;
+
 /// What stands before the header of a report, and so after another.
 const NEXT: &[u8] = b"------------[ cut here";
 
@@ -71,7 +74,7 @@ impl Report {
             start,
             end,
             time_us: line.time_us,
-            text: Vec::new(),
+            text: Vec::with_capacity(USUAL_TEXT),
             kept: 0,
             lines: 0,
             idle: 0,

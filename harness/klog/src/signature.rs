@@ -282,7 +282,9 @@ fn word(token: &str, out: &mut String) {
         // Suffixes come in any number and order: `f.isra.0.cold`.
         const SUFFIXES: &[&str] =
             &[".isra.", ".constprop.", ".part.", ".llvm.", ".lto_priv.", ".clone."];
-        let cut = SUFFIXES.iter().filter_map(|suffix| token.find(suffix)).min();
+        let cut = token.find('.').and_then(|dot| {
+            SUFFIXES.iter().filter_map(|suffix| token[dot..].find(suffix)).min().map(|at| dot + at)
+        });
         let name = &token[..cut.unwrap_or(token.len())];
         out.push_str(name.strip_suffix(".cold").unwrap_or(name));
     }

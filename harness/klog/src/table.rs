@@ -41,6 +41,8 @@ struct CompiledGroup {
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) rule: &'static Rule,
+    /// What the pattern's matches begin with.
+    start: &'static [u8],
     pattern: BytesRegex,
     pub(crate) skip: Option<Regex>,
 }
@@ -104,6 +106,19 @@ fn bytes(pattern: &str) -> BytesRegex {
     built.expect("the expressions of the rule table are valid")
 }
 
+/// The plain text that all matches of `pattern` begin with.
+fn literal_start(pattern: &'static str) -> &'static str {
+    let end = pattern.find(['\\', '.', '[', '(', '?', '*', '+', '|', '$']).unwrap_or(pattern.len());
+    let names = NAMES.iter().filter_map(|(name, _)| pattern.find(name));
+    let end = names.fold(end, usize::min);
+    match pattern[end..].chars().next() {
+        // The character before may be missing.
+        Some('?' | '*') => &pattern[..end.saturating_sub(1)],
+        Some('|') => "",
+        _ => &pattern[..end],
+    }
+}
+
 impl Table {
     fn new() -> Self {
         let mut text = vec![Vec::new(); 256];
@@ -113,6 +128,7 @@ impl Table {
         let rules = |group: &'static Group| {
             let compiled = group.rules.iter().map(|rule| Compiled {
                 rule,
+                start: literal_start(rule.pattern).as_bytes(),
                 pattern: bytes(&format!("^(?:{})", rule.pattern)),
                 skip: optional(rule.skip),
             });
@@ -239,6 +255,9 @@ impl CompiledGroup {
 impl Compiled {
     /// The header that `text` is by this rule.
     fn header(&'static self, text: &[u8]) -> Option<Header> {
+        if !text.starts_with(self.start) {
+            return None;
+        }
         let caught = self.pattern.captures(text)?;
         let owned = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
         // Groups are numbered together with the function's.
@@ -359,6 +378,13 @@ mod tests {
                 let wanted =
                     usize::from(title.contains("{1}")) + usize::from(title.contains("{2}"));
                 assert!(numbered - named >= wanted, "{title}");
+                let mut depth = 0;
+                let plain = rule.pattern.replace(r"\(", "").replace(r"\)", "").replace("[^)]", "");
+                let alternatives = plain.chars().any(|c| {
+                    depth += i32::from(c == '(') - i32::from(c == ')');
+                    c == '|' && depth == 0
+                });
+                assert!(!alternatives, "{title}: its matches begin in several ways");
                 let charged = !rule.steps.is_empty() || !rule.needs.is_empty();
                 assert!(!title.contains("{f}") || charged, "{title}");
             }
