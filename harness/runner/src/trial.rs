@@ -5,13 +5,15 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kgate_machine::Machine;
-use kgate_model::finding::Finding;
+use kgate_model::finding::{Finding, Severity};
 use kgate_model::journal::Event;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
 use kgate_model::plan::PlannedTrial;
 use kgate_model::wire::KernelState;
+use kgate_scenario::FindingAction;
 use tokio::time::{Instant, sleep_until};
 
 use crate::attempt::{Attempt, disk, millis};
@@ -22,6 +24,12 @@ use crate::vitals::{Loss, Lost, Vitals, is_fatal};
 
 /// Bytes of the steps' output that are written to disk for one trial.
 const LOG_LIMIT: usize = 16 << 20;
+
+/// A task that the kernel killed may have held what the steps wait for: so long after a finding the
+/// trial is ended, where the policy ends the boot anyway. What follows from it is said by then.
+const AFTER_FINDING: Duration = Duration::from_secs(2);
+/// A report is whole when nothing was printed for so long.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// How a trial ended.
 pub(crate) struct TrialEnd {
@@ -66,6 +74,8 @@ pub(crate) async fn run(
         tokio::pin!(body);
         let deadline = started + scenario.timeout;
         let mut progress = vitals.console.progress();
+        let ends = context.inputs.policy.on_finding == FindingAction::EndBoot;
+        let (mut judged, mut judge) = (first_finding, None);
         loop {
             tokio::select! {
                 biased;
@@ -76,8 +86,25 @@ pub(crate) async fn run(
                     let fault = Fault::kernel(FaultKind::TrialTimeout, message);
                     break Err(Break::Outcome(Outcome::from_fault(fault)));
                 }
+                () = sleep_until(judge.unwrap_or(deadline)), if judge.is_some() => {
+                    judge = None;
+                    vitals.console.quiet(QUIET, AFTER_FINDING).await;
+                    vitals.console.settle().await;
+                    attempt.emit_findings(vitals, Some(&planned.id), None)?;
+                    let found = vitals.findings(first_finding, None);
+                    let severe = |f: &&Finding| f.severity >= Severity::Severe;
+                    if let Some(f) = found.iter().filter(severe).find(|f| !scenario.allows(f)) {
+                        let fault = Fault::kernel(FaultKind::Finding, f.title.clone());
+                        break Err(Break::Outcome(Outcome::from_fault(fault)));
+                    }
+                }
                 Ok(()) = progress.changed() => {
                     attempt.emit_findings(vitals, Some(&planned.id), None)?;
+                    let seen = progress.borrow().findings;
+                    if ends && seen > judged {
+                        judged = seen;
+                        judge.get_or_insert(Instant::now() + AFTER_FINDING);
+                    }
                 }
             }
         }

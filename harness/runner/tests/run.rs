@@ -9,7 +9,7 @@ use kgate_model::journal::Event;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
 use kgate_runner::{RunDir, RunEnd, RunError, make_plan, merge, run};
 use kgate_testkit::local::LocalPool;
-use support::{Bench, Lacking, PANIC, WARNING, first_step, inputs, kernel, say};
+use support::{Bench, Lacking, OOPS, PANIC, WARNING, first_step, inputs, kernel, say};
 
 #[test]
 #[ignore = "started by the local pool"]
@@ -269,6 +269,24 @@ async fn findings_fail_the_trial_that_ran() {
         assert_eq!(end, RunEnd::Complete);
         insta::assert_snapshot!(format!("findings_{action}"), bench.story());
     }
+}
+
+#[tokio::test]
+async fn an_oops_ends_a_trial_that_waits_for_what_it_killed() {
+    let scenarios = [
+        ("subsystem/a", "timeout: 60s\nsteps:\n  - run: sleep 1000\n"),
+        ("subsystem/b", "steps:\n  - run: 'true'\n"),
+    ];
+    let mut bench = Bench::new(1, inputs(&scenarios, "scenarios: ['**']\npolicy: { boots: 1 }\n"));
+    let end = bench
+        .run(|event, pool| {
+            if first_step(event, "subsystem/a") {
+                pool.machine("").print(OOPS);
+            }
+        })
+        .await;
+    assert_eq!(end, RunEnd::Complete);
+    insta::assert_snapshot!(bench.story());
 }
 
 #[tokio::test]

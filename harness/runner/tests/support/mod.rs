@@ -170,6 +170,17 @@ pub const PANIC: &str = "[   12.000000] Kernel panic - not syncing: sysrq trigge
     [   12.000100] CPU: 0 PID: 77 Comm: sh Not tainted 6.1.2 #1\r\n\
     [   12.000200] ---[ end Kernel panic - not syncing: sysrq triggered crash ]---\r\n";
 
+pub const OOPS: &str = "[    6.000000] BUG: kernel NULL pointer dereference, address: 0000000000000008\r\n\
+    [    6.000100] #PF: supervisor read access in kernel mode\r\n\
+    [    6.000200] Oops: 0000 [#1] PREEMPT SMP PTI\r\n\
+    [    6.000300] CPU: 0 PID: 77 Comm: sh Not tainted 6.1.2 #1\r\n\
+    [    6.000400] RIP: 0010:tcp_ack+0x12/0x34\r\n\
+    [    6.000500] Call Trace:\r\n\
+    [    6.000600]  <TASK>\r\n\
+    [    6.000700]  tcp_rcv_established+0x5f/0x1a0\r\n\
+    [    6.000800]  </TASK>\r\n\
+    [    6.000900] ---[ end trace 0000000000000000 ]---\r\n";
+
 pub const WARNING: &str = "[    5.000000] ------------[ cut here ]------------\r\n\
     [    5.000100] WARNING: CPU: 0 PID: 77 at net/ipv4/tcp_input.c:6517 tcp_rcv_state_process+0x12/0x34\r\n\
     [    5.000200] CPU: 0 PID: 77 Comm: sh Not tainted 6.1.2 #1\r\n\
