@@ -25,7 +25,7 @@ use kgate_model::plan::Kind;
 
 use crate::Report;
 use crate::text::{bounded, clean, clean_block};
-use crate::view;
+use crate::{log, view};
 
 /// Bytes taken from the end of one console or log.
 const TAIL: usize = 8 << 10;
@@ -278,11 +278,14 @@ fn kernel_log(report: &Report<'_>) -> TestCase {
             f.finding.title, f.candidate.boots, f.candidate.of, f.baseline.boots, f.baseline.of
         )
     });
-    let lines: Vec<String> = (findings.iter())
-        .map(|f| {
-            format!("{} {}: {}", f.novelty.as_str(), f.finding.severity, clean(&f.finding.title))
-        })
-        .collect();
+    let lines = findings.iter().map(|f| {
+        format!("{} {}: {}", f.novelty.as_str(), f.finding.severity, clean(&f.finding.title))
+    });
+    let new = report.log.iter().flat_map(|log| &log.new_lines).map(|change| {
+        let (level, text) = (log::level_name(&change.what), clean(&change.what.text));
+        format!("new {level}: {text} ({})", log::sureness(change))
+    });
+    let lines: Vec<String> = lines.chain(new).collect();
     let out = bounded(&lines.join("\n"), TAIL);
     test("kernel-log", "new findings", result(effect, "kernel log", &message), 0, &out)
 }

@@ -2,6 +2,7 @@
 
 use anstyle::{AnsiColor, Color};
 use kgate_compare::{About, Effect, Reason, Verdict};
+use kgate_klog::delta::Level;
 use kgate_model::outcome::Role;
 
 use crate::Report;
@@ -42,6 +43,8 @@ impl Style {
 const INDENT: usize = 16;
 /// Entries shown; the rest is counted.
 const ENTRIES: usize = 12;
+/// A line that is less bad has to be sure to be shown.
+const WARN: Level = Level::new(4);
 /// New findings without effect and new lines shown.
 const NEWS: usize = 5;
 /// Bytes of one reason, note or waiver.
@@ -198,7 +201,8 @@ fn console(report: &Report<'_>, boot: Option<&str>, page: &mut Page) {
     }
 }
 
-/// What is new in the kernel log and no reason: warnings that the policy only reports, and lines.
+/// What is new in the kernel log and no reason: warnings that the policy only reports, and lines,
+/// but for those that are neither sure nor bad.
 fn news(report: &Report<'_>, page: &mut Page) {
     let findings = report.assessment.findings.iter();
     let reported =
@@ -213,26 +217,28 @@ fn news(report: &Report<'_>, page: &mut Page) {
         );
         (severity.to_string(), Some(log::severity_color(severity)), text)
     });
-    let lines = report.log.iter().flat_map(|log| &log.new_lines).map(|change| {
+    let new = report.log.map_or(&[][..], |log| &log.new_lines);
+    let lines = new.iter().filter(|change| change.sure || change.what.rank() <= WARN);
+    let lines = lines.map(|change| {
         let color = change.what.level.and_then(log::level_color);
         let text = format!("{} ({})", clean(&change.what.text), log::sureness(change));
         (log::level_name(&change.what).to_owned(), color, text)
     });
-    let all: Vec<_> = reported.chain(lines).collect();
-    for (at, (label, color, text)) in all.iter().take(NEWS).enumerate() {
+    let all = reported.clone().count() + new.len();
+    let shown: Vec<_> = reported.chain(lines).take(NEWS).collect();
+    for (at, (label, color, text)) in shown.iter().enumerate() {
         if at == 0 {
             page.blank();
         }
         let painted = color.map_or_else(|| label.clone(), |color| page.style.paint(color, label));
         page.painted(&format!("new {label}"), &format!("new {painted}"), text);
     }
-    if all.len() > NEWS {
-        let more = format!(
-            "{} more: kgate report {} --markdown FILE",
-            all.len() - NEWS,
-            directory(report)
+    if all > shown.len() && !shown.is_empty() {
+        let more = all - shown.len();
+        page.row(
+            "and",
+            &format!("{more} more: kgate report {} --markdown FILE", directory(report)),
         );
-        page.row("and", &more);
     }
 }
 

@@ -80,12 +80,16 @@ pub(crate) fn kernel_log(report: &Report<'_>) -> String {
             parts.push(format!("{count} {word}"));
         }
     }
-    let (new, gone) = report.log.map_or((0, 0), |log| (log.new_lines.len(), log.gone_lines.len()));
-    let lines: Vec<String> = [(new, "new"), (gone, "gone")]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, word)| format!("{count} {word}"))
-        .collect();
+    let lines = report.log.map_or_else(Vec::new, |log| {
+        let sure = log.new_lines.iter().filter(|change| change.sure).count();
+        let counts = [
+            (sure, "surely new"),
+            (log.new_lines.len() - sure, "perhaps new"),
+            (log.gone_lines.len(), "gone"),
+        ];
+        let some = counts.into_iter().filter(|(count, _)| *count > 0);
+        some.map(|(count, word)| format!("{count} {word}")).collect()
+    });
     let findings = parts.join(", ");
     if lines.is_empty() { findings } else { format!("{findings}; lines: {}", lines.join(", ")) }
 }
