@@ -255,6 +255,31 @@ Oops: something went wrong
 UBSAN: enabled
 fatal: general protection fault expected, got none
 panic: runtime error: invalid memory address or nil pointer dereference
+*** Warning - bad CRC, using default environment
+WARNING: adjusting available memory to 30000000
+\"Synchronous Abort\" handler, esr 0x96000004, far 0x0
+elr: 0000000000080c24 lr : 0000000000080c18 (reloc)
+Code: d503201f d65f03c0 (f9400000) d65f03c0
+Resetting CPU ...
+### ERROR ### Please RESET the board ###
+NOTICE:  BL31: v2.8(release):v2.8
+WARNING: BL1: Secure boot is disabled
+ERROR:   Unhandled External Abort received on 0x80000000 at EL3!
+PANIC at PC : 0x0000000004022c84
+BACKTRACE: START: plat_panic_handler
+E/TC:0 0 Panic at core/kernel/panic.c:12 <boot_init_primary>
+[WARN ]  FMAP REGION: RW_MRC_CACHE not found
+[EMERG]  ASSERTION ERROR: file 'src/lib/imd.c', line 214
+!!!! X64 Exception Type - 0E(#PF - Page-Fault)  CPU Apic ID - 00000000 !!!!
+ASSERT_EFI_ERROR (Status = Not Found)
+WARNING: No console will be available to OS
+error: no such device: boot.
+thread 'main' panicked at src/main.rs:7:5:
+java.lang.OutOfMemoryError: Java heap space
+Segmentation fault (core dumped)
+watchdog: timer of 60 s set
+Kernel panic button enabled
+INFO: task queue hung back, retrying
 ";
     let kernel = "[    0.000000] Linux version 6.1.0-47-cloud-amd64\n";
     // Text that is a report to the letter is told apart once the kernel has shown its time stamps.
@@ -272,6 +297,13 @@ WARNING: CPU: 0 PID: 83 at /src/kfault.c:14 kfault_warn+0x5/0x10
 [    7.000003] EXT4-fs (vda1): mounted filesystem with ordered data mode
 [    7.000004] INFO: NMI handler (perf_event_nmi_handler) took too long to run: 1.356 msecs
 [    7.000005] WARNING: this kernel option is deprecated
+[    7.000006] systemd-coredump[91]: Process 90 (app) of user 0 dumped core.
+[    7.000007] Memory cgroup min protection 0kB -- low protection 0kB
+[    7.000008] x86/fpu: x87 FPU will use FXSAVE
+[    7.000009] rcu: INFO: the grace period takes its time
+[    7.000010] mce: CPU0: Thermal monitoring enabled (TM1)
+[    7.000011] EXT4-fs (vda1): warning: mounting fs with errors, running e2fsck is recommended
+[    7.000012] audit: type=1326 audit(7.000:2): auid=0 uid=0 pid=93 comm=\"panic\" exe=\"/bin/panic\" sig=31 code=0x0
 ";
     for log in [chatter.to_owned(), format!("{chatter}{kernel}{imitation}{service}")] {
         assert_eq!(parse(Source::Console, log.as_bytes()), []);
