@@ -303,7 +303,7 @@ WARNING: CPU: 0 PID: 83 at /src/kfault.c:14 kfault_warn+0x5/0x10
 [    7.000009] rcu: INFO: the grace period takes its time
 [    7.000010] mce: CPU0: Thermal monitoring enabled (TM1)
 [    7.000011] EXT4-fs (vda1): warning: mounting fs with errors, running e2fsck is recommended
-[    7.000012] audit: type=1326 audit(7.000:2): auid=0 uid=0 pid=93 comm=\"panic\" exe=\"/bin/panic\" sig=31 code=0x0
+[    7.000012] audit: type=1326 audit(7.000:2): auid=0 uid=0 pid=93 comm=\"panic\" sig=31 code=0x0
 ";
     for log in [chatter.to_owned(), format!("{chatter}{kernel}{imitation}{service}")] {
         assert_eq!(parse(Source::Console, log.as_bytes()), []);
