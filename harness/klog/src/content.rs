@@ -170,6 +170,13 @@ impl<'a> Reader<'a> {
 
     fn line(&mut self, line: &'a str, first: bool) {
         let listing = std::mem::take(&mut self.listing);
+        // Most lines are these.
+        if !listing
+            && line.starts_with(' ')
+            && let Some(raw) = frame::trace(line.as_bytes())
+        {
+            return self.frame(raw);
+        }
         let plain = line.trim_ascii();
         let Some(start) = plain.as_bytes().first() else { return };
         if first {
@@ -180,7 +187,9 @@ impl<'a> Reader<'a> {
         if set_apart && listing && self.modules(plain) {
             return;
         }
-        if (set_apart || start.is_ascii_lowercase() || plain.starts_with("Call Trace: "))
+        let tried = !listing && line.starts_with(' ');
+        if !tried
+            && (set_apart || start.is_ascii_lowercase() || plain.starts_with("Call Trace: "))
             && let Some(raw) = frame::trace(line.as_bytes())
         {
             return self.frame(raw);

@@ -86,10 +86,12 @@ pub(crate) fn trace(line: &[u8]) -> Option<RawFrame<'_>> {
         rest = after;
     }
     let in_parentheses = marked && rest.first() == Some(&b'(');
-    if !in_parentheses && !may_be(rest) {
+    rest = &rest[usize::from(in_parentheses)..];
+    let len = name_len(rest);
+    if !in_parentheses && !may_be(rest, len) {
         return None;
     }
-    let (mut frame, tail) = symbol(if in_parentheses { &rest[1..] } else { rest })?;
+    let (mut frame, tail) = symbol_of(rest, len)?;
     frame.reliable = reliable;
     if in_parentheses {
         let tail = tail.strip_prefix(b")")?;
@@ -177,11 +179,9 @@ pub(crate) fn pointer(line: &[u8]) -> Option<RawFrame<'_>> {
     }
 }
 
-/// Whether what stands after the first name of a line is as in a trace; tells most other lines
-/// apart.
-fn may_be(rest: &[u8]) -> bool {
-    let name = rest.iter().position(|b| !is_name(*b)).unwrap_or(rest.len());
-    match &rest[name..] {
+/// Whether what stands after the name of `len` bytes is as in a trace; tells most other lines apart.
+fn may_be(rest: &[u8], len: usize) -> bool {
+    match &rest[len..] {
         [b'+', b'0', b'x', ..] => true,
         [] | [b')', ..] => rest.starts_with(b"0x"),
         [b' ', after @ ..] => {
@@ -223,13 +223,21 @@ fn is_name(byte: u8) -> bool {
     NAME[usize::from(byte)]
 }
 
+/// Length of the symbol's name at the start.
+fn name_len(bytes: &[u8]) -> usize {
+    bytes.iter().position(|b| !is_name(*b)).unwrap_or(bytes.len())
+}
+
 /// Takes `f+0x1/0x2 [module buildid]`, `f+0x1/0x2`, `f` or `0xc0123456` off.
 pub(crate) fn symbol(bytes: &[u8]) -> Option<(RawFrame<'_>, &[u8])> {
-    // Functions of the first 64-bit PowerPC ABI begin with a dot that is no part of their name.
-    let bytes = bytes.strip_prefix(b".").unwrap_or(bytes);
-    let len = bytes.iter().position(|b| !is_name(*b)).unwrap_or(bytes.len());
+    symbol_of(bytes, name_len(bytes))
+}
+
+/// As `symbol`, where the name has `len` bytes. Functions of the first 64-bit PowerPC ABI begin
+/// with a dot that is no part of it.
+fn symbol_of(bytes: &[u8], len: usize) -> Option<(RawFrame<'_>, &[u8])> {
     let (name, mut rest) = bytes.split_at(len);
-    let name = std::str::from_utf8(name).ok()?;
+    let name = std::str::from_utf8(name.strip_prefix(b".").unwrap_or(name)).ok()?;
     if let Some(digits) = name.strip_prefix("0x") {
         let valid = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
         return valid.then(|| (RawFrame::named(name), rest));
