@@ -151,11 +151,17 @@ impl<'a> Walk<'a> {
         let first =
             texts.iter().filter_map(|part| memchr::memmem::find(text, part.as_bytes())).min();
         let end = first.and_then(|at| Some(at + memchr::memchr(b'\n', &text[at..])? + 1));
-        let (passed, rest) = text.split_at(end.unwrap_or(text.len()));
-        if memchr::memmem::find(passed, INTRUDER).is_some() && Lines(passed).any(intrudes) {
-            self.mixed = true;
+        let end = end.unwrap_or(text.len());
+        if memchr::memmem::find(&text[..end], INTRUDER).is_some() {
+            // As for any step, what does not belong here ends the search.
+            let mut passed = Lines(&text[..end]);
+            if passed.any(intrudes) {
+                self.mixed = true;
+                self.lines = Lines(&text[end - passed.0.len()..]);
+                return;
+            }
         }
-        self.lines = Lines(rest);
+        self.lines = Lines(&text[end..]);
     }
 
     /// Takes one step; `next` is the one after it. Returns whether the next step is taken, too.

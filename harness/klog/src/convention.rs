@@ -1,7 +1,9 @@
 //! How findings are compared with those of others: the names of types that the syzbot dashboard
 //! gives to titles, and what that convention has no name for.
 
-use kgate_model::finding::{Finding, FindingKind};
+use kgate_model::finding::Finding;
+
+use crate::rules::{GROUPS, Rule};
 
 /// Types by how titles begin; the first that fits counts.
 static TYPES: &[(&str, &[&str])] = &[
@@ -153,21 +155,49 @@ pub fn type_of(finding: &Finding) -> &'static str {
 /// Whether a finding is on top of the convention, which counts only what kernel developers would
 /// call a bug in the kernel: those who compare with others leave it out.
 pub fn is_extra(finding: &Finding) -> bool {
-    use FindingKind::{
-        AllocFailure, BlockError, Filesystem, HardLockup, MachineCheck, OomKill, SlabCorruption,
+    let rules = GROUPS.iter().flat_map(|group| group.rules);
+    let plain = |title: &'static str| title.split('{').next().unwrap_or_default();
+    let fits = |rule: &&Rule| {
+        rule.kind == finding.kind
+            && !rule.title.is_empty()
+            && finding.title.starts_with(
+                plain(rule.title).trim_end_matches(" in ").trim_end_matches(": killed "),
+            )
     };
-    match finding.kind {
-        OomKill | AllocFailure | Filesystem | BlockError | MachineCheck | HardLockup => true,
-        SlabCorruption => finding.title != "BUG: Object already free",
-        _ => finding.title.starts_with("Oops"),
-    }
+    // The rule that says most; of two that say the same, the convention's.
+    let said = rules.filter(fits).max_by_key(|rule| (plain(rule.title).len(), !rule.extra));
+    said.is_some_and(|rule| rule.extra)
 }
 
 #[cfg(test)]
 mod tests {
-    use kgate_model::finding::Severity;
+    use kgate_model::finding::{FindingKind, Severity};
 
     use super::*;
+
+    #[test]
+    fn extras() {
+        use FindingKind::{
+            Bug, Filesystem, HardLockup, OomKill, Oops, SlabCorruption, StackOverflow, Warning,
+        };
+        for (kind, title, extra) in [
+            (Filesystem, "EXT4-fs error in ext4_lookup", true),
+            (OomKill, "Out of memory", true),
+            (OomKill, "Out of memory: killed tail", true),
+            (HardLockup, "Watchdog detected hard LOCKUP in f", true),
+            (Oops, "Oops in f", true),
+            (Oops, "Internal error in f", false),
+            (SlabCorruption, "BUG: Object already free", false),
+            (SlabCorruption, "BUG: Poison overwritten in f", true),
+            (StackOverflow, "kernel stack overflow in f", false),
+            (Warning, "sysfs: duplicate filename in f", true),
+            (Warning, "WARNING in f", false),
+            (Bug, "BUG: arch topology borken", false),
+        ] {
+            let finding = Finding::new(kind, Severity::Severe, title);
+            assert_eq!(is_extra(&finding), extra, "{title}");
+        }
+    }
 
     #[test]
     fn types() {

@@ -133,7 +133,7 @@ impl Parser {
     }
 
     /// Offset in the log before which no further finding begins.
-    pub(crate) fn settled(&self) -> u64 {
+    pub fn settled(&self) -> u64 {
         let open = self.open.iter().map(Report::start);
         open.chain(self.held.as_ref().map(|held| held.start)).min().unwrap_or(self.offset)
     }
@@ -187,6 +187,9 @@ impl Parser {
         let reset = self.machine.hear(&line, hit);
         if self.machine.stamped && !line.stamped && !reset {
             // User space, or the rest of a report in a log that had no times so far.
+            if hit {
+                self.open.retain_mut(|report| !report.notice(&line.message));
+            }
             self.open.iter_mut().for_each(|report| report.pass(start));
             return self.flush(found);
         }

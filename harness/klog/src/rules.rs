@@ -316,7 +316,7 @@ pub(crate) static GROUPS: &[Group] = &[
             .needs(&[Named("last function: ")]).stackless(),
         lockdep(r"BUG: workqueue leaked atomic, lock or RCU",
             "BUG: workqueue leaked atomic, lock or RCU in {f}")
-            .needs(&[Named("last function: ")]).stackless(),
+            .needs(&[Named("workfn=")]).stackless(),
         lockdep(r"BUG: MAX_\w+ too low", "").stackless(),
         // Stalls.
         fault(r"BUG: soft lockup", SoftLockup, "BUG: soft lockup in {f}")
@@ -335,7 +335,9 @@ pub(crate) static GROUPS: &[Group] = &[
         rule(r"BUG: (non-zero nr_p[tm]\w+ on freeing mm)", BadPageState, Severe, "BUG: {1}").stackless(),
         rule(r"BUG: Bad page (state|cache)", BadPageState, Severe, "BUG: Bad page {1} in {f}")
             .steps(&[Line(&["page last allocated"]), Trace])
-            .skip("(?:free|put|get|update|release)_page|free_unref|^_*folio|truncate_inode_pages|page_frag_free|alloc|vmap|page_owner"),
+            // Kernels that do not track who allocated a page name who met it.
+            .instead(&[STACK])
+            .skip("(?:free|put|get|update|release)_page|free_unref|^_*folio|truncate_inode_pages|page_frag_free|alloc|vmap|page_owner|bad_page|_free_pages"),
         rule(r"BUG: Bad page map", BadPageState, Severe, "BUG: Bad page map"),
         rule(r"BUG: Dentry .* still in use \([0-9]+\) +\[(unmount) of ([^\]]+)\]", Bug, Severe,
             "BUG: Dentry still in use in {1}").alt(&["BUG: Dentry still in use [{1} of {2}]"]).stackless(),
@@ -377,6 +379,9 @@ pub(crate) static GROUPS: &[Group] = &[
             .skip("usb_submit_urb|usb_start_wait_urb|usb_bulk_msg|usb_interrupt_msg|usb_control_msg"),
         Rule { kind: ListCorruption, severity: Severe,
             ..warn(r"WARNING: .*lib/list_debug\.c:\d+", "WARNING in {f}") },
+        // Follows what the slab allocator has said of an object.
+        warn(r"WARNING: .*mm/slub\.c:\d+ .*(?:object_err|slab_err|slab_bug|__slab_err)", "WARNING in {f}")
+            .join(Join::Severe),
         warn(r"WARNING: SRC at 0x\d+, CPU#\d+", "WARNING in {f}"),
         warn(r"WARNING: .* at SRC FUNC", "WARNING in {f}"),
         warn(r"WARNING: SRC at FUNC", "WARNING in {f}"),
@@ -428,7 +433,7 @@ pub(crate) static GROUPS: &[Group] = &[
         rule(r"INFO: rcu_\w+ (?:self-)?detected(?: expedited)? stall", RcuStall, Severe,
             "INFO: rcu detected stall in {f}").alt(&["stall in {f}"])
             .steps(&[Line(&["apic_timer_interrupt"]), Pointer, Trace])
-            .instead(&[&[Line(&["apic_timer_interrupt", "Exception stack", "el1h_64_irq"]), Trace], OTHER_CPU])
+            .instead(&[&[Line(&["apic_timer_interrupt", "Exception stack", "el1h_64_irq"]), Trace], OTHER_CPU, FAULT])
             .skip("apic_timer_interrupt|rcu").pick(Looping),
         check(r"INFO: trying to register non-static key", Lockdep, Warning,
             "INFO: trying to register non-static key in {f}").skip("stack|lock|IRQ"),

@@ -17,6 +17,12 @@ const NAMES: &[(&str, &str)] = &[
     ("PC", r"\[<?(?:0x)?[0-9a-f]+>?\]"),
 ];
 
+/// So many words of a line are looked at for the name of a program.
+const MAX_WORDS: usize = 8;
+/// So many places of a line are looked at for a header, and so much of each.
+const MAX_CANDIDATES: usize = 8;
+const MAX_HEADER: usize = 1 << 10;
+
 pub(crate) static TABLE: LazyLock<Table> = LazyLock::new(Table::new);
 
 pub(crate) struct Table {
@@ -171,7 +177,8 @@ impl Table {
         let message = line.message.as_ref();
         let mut best: Option<(usize, Header)> = None;
         let mut from = 0;
-        while let Some((at, rank)) = self.literals.find(&message[from..]) {
+        for _ in 0..MAX_CANDIDATES {
+            let Some((at, rank)) = self.literals.find(&message[from..]) else { break };
             let at = from + at;
             if best.as_ref().is_none_or(|(best, _)| rank < *best)
                 && let Some(header) = self.groups[rank].header(line, at)
@@ -231,6 +238,7 @@ impl CompiledGroup {
             return None;
         }
         let (before, text) = message.split_at(at);
+        let text = &text[..text.len().min(MAX_HEADER)];
         let place = Place::of(before);
         self.rules.iter().find_map(|compiled| {
             let allowed = match compiled.rule.sure {
@@ -305,15 +313,16 @@ enum Place {
 }
 
 impl Place {
-    fn of(before: &[u8]) -> Self {
-        let before = before.trim_ascii();
+    fn of(line: &[u8]) -> Self {
+        let before = line.trim_ascii();
         if before.iter().all(|b| b"=*-[]#! ".contains(b)) {
             return Self::Start;
         }
         let text = before.strip_suffix(b"[").unwrap_or(before).trim_ascii_end();
-        let mut tags = text;
-        while !tags.is_empty() {
-            if program_tag(&[tags, b" "].concat()) || program_tag(tags) {
+        // Tags of hosts and programs come first in a line.
+        let mut tags = line;
+        for _ in 0..MAX_WORDS {
+            if program_tag(tags) {
                 return Self::Program;
             }
             match memchr::memchr(b' ', tags) {

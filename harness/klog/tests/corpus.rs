@@ -70,7 +70,7 @@ fn public_corpus() {
     let cases = cases(&corpus);
     let (mut crashes, mut clean, mut detected, mut alarms) = (0, 0, 0, 0);
     let (mut titles, mut first, mut types, mut corrupted, mut panicked) = (0, 0, 0, 0, 0);
-    let (mut starts, mut ends) = (0, 0);
+    let (mut starts, mut ends, mut extras) = (0, 0, 0);
     for case in &cases {
         let findings = parse(Source::Console, &case.log);
         if case.titles.is_empty() {
@@ -85,6 +85,8 @@ fn public_corpus() {
         detected += usize::from(!findings.is_empty());
         let told = findings.iter().any(|finding| finding.panicked);
         panicked += usize::from(told == case.panicked);
+        let extra = findings.first().is_some_and(convention::is_extra);
+        extras += usize::from(extra);
         let findings = known(&findings);
         let Some(finding) = findings.first() else {
             println!("{}: not detected: {}", case.name, case.titles[0]);
@@ -124,6 +126,7 @@ fn public_corpus() {
     println!(
         "titles {titles} (first {first}), types {types}, corrupted {corrupted}, panicked {panicked}"
     );
+    println!("with something else on top of the convention before {extras}");
     println!("the same from the start {starts}, another from the end {ends}");
     // Shares of all, as the targets are set; what is reached is more.
     let share = |count: usize| count as f64 / f64::from(u32::try_from(crashes).unwrap());
