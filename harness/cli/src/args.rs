@@ -318,6 +318,16 @@ pub(crate) struct KlogArgs {
     /// several times.
     #[arg(long, value_name = "BASELINE", value_hint = ValueHint::FilePath)]
     pub(crate) against: Vec<PathBuf>,
+    /// Name the source lines of stacks, and the functions inlined there, by the kernel's debug
+    /// information: a vmlinux, a module's .ko, a directory with them, or a debug package (a file
+    /// or apt:PACKAGE). May be given several times.
+    #[arg(
+        long,
+        value_name = "DEBUG-INFO",
+        value_hint = ValueHint::AnyPath,
+        conflicts_with = "against"
+    )]
+    pub(crate) debug_info: Vec<String>,
     /// How to print what is found.
     #[arg(long, default_value = "text", value_name = "FORMAT")]
     pub(crate) format: KlogFormat,

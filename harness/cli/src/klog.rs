@@ -1,11 +1,12 @@
 //! `kgate klog`: the failures in logs, or what is new in them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use kgate_kernel::{Resolver, Symbols, Unresolved};
 use kgate_klog::delta::{Census, LogDelta, Origin};
 use kgate_klog::{Parser, Source};
 use kgate_model::finding::Finding;
@@ -17,12 +18,16 @@ use crate::context::Context;
 use crate::error::{CommandError, PROMOTE, REJECT};
 use crate::logs::Log;
 use crate::reports::{columns, style};
+use crate::text;
 
 /// A report on standard input has ended when nothing came for so long.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Bytes before a finding whose lines are still remembered.
 const KEPT: u64 = 64 << 10;
+
+/// Findings that wait for their lines of source: looking up many at once costs little more than one.
+const WAITING: usize = 256;
 
 /// Runs the command.
 pub(crate) fn klog(context: &Context, args: &KlogArgs) -> Result<ExitCode, CommandError> {
@@ -37,6 +42,9 @@ pub(crate) fn klog(context: &Context, args: &KlogArgs) -> Result<ExitCode, Comma
             .hint("name files, or pipe one in: dmesg | kgate klog"));
     }
     let output = Output {
+        symbols: symbols(context, &args.debug_info)?,
+        waiting: Vec::new(),
+        notes: BTreeSet::new(),
         format: args.format,
         columns: columns(&io::stdout()),
         style: style(context.colour),
@@ -49,6 +57,19 @@ pub(crate) fn klog(context: &Context, args: &KlogArgs) -> Result<ExitCode, Comma
         compare(args, files, output)?
     };
     Ok(ExitCode::from(if found { REJECT } else { PROMOTE }))
+}
+
+/// The debug information that was named.
+fn symbols(context: &Context, named: &[String]) -> Result<Option<Symbols>, CommandError> {
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let cache_dir = match named.iter().any(|reference| Symbols::needs_cache(reference)) {
+        true => context.cache()?.to_owned(),
+        false => PathBuf::new(),
+    };
+    let resolver = Resolver { cache_dir, host: &context.host };
+    Ok(Some(Symbols::open(named, &resolver)?))
 }
 
 fn source(args: &KlogArgs) -> Option<Source> {
@@ -82,6 +103,7 @@ fn read(args: &KlogArgs, file: &Path, output: &mut Output) -> Result<(), Command
     while !output.closed {
         if complete && parser.pending().is_some() && log.is_quiet(QUIET) {
             output.findings(parser.finish(), &log.name, &lines)?;
+            output.flush(&log.name)?;
         }
         let bytes = match log.read() {
             Ok(bytes) if bytes.is_empty() => break,
@@ -89,15 +111,20 @@ fn read(args: &KlogArgs, file: &Path, output: &mut Output) -> Result<(), Command
             Err(error) => {
                 // What was found until then is still true.
                 output.findings(parser.finish(), &log.name, &lines)?;
+                output.flush(&log.name)?;
                 return Err(error);
             }
         };
         complete = bytes.ends_with(b"\n");
         lines.push(&bytes);
         output.findings(parser.push(&bytes), &log.name, &lines)?;
-        lines.forget(parser.pending().map(|pending| pending.start));
+        if file == Path::new("-") {
+            output.flush(&log.name)?;
+        }
+        lines.forget(parser.settled());
     }
-    output.findings(parser.finish(), &log.name, &lines)
+    output.findings(parser.finish(), &log.name, &lines)?;
+    output.flush(&log.name)
 }
 
 /// Prints what is new in `files` and what is gone.
@@ -131,9 +158,9 @@ impl Lines {
         self.bytes += bytes.len() as u64;
     }
 
-    /// Nothing well before `start`, or the end where nothing is pending, will be asked for.
-    fn forget(&mut self, start: Option<u64>) {
-        let start = start.unwrap_or(self.bytes).saturating_sub(KEPT);
+    /// Nothing well before `start` will be asked for.
+    fn forget(&mut self, start: u64) {
+        let start = start.saturating_sub(KEPT);
         let past = self.ends.partition_point(|end| *end < start);
         self.ends.drain(..past);
         self.before += past as u64;
@@ -147,6 +174,12 @@ impl Lines {
 
 /// Standard output. A reader that has gone away ends the command without complaint.
 struct Output {
+    /// Debug information, where it was given.
+    symbols: Option<Symbols>,
+    /// Findings of one log, with their lines in it, that are not printed yet.
+    waiting: Vec<(Finding, u64)>,
+    /// What was said of the debug information.
+    notes: BTreeSet<Unresolved>,
     format: KlogFormat,
     columns: usize,
     style: Style,
@@ -162,7 +195,25 @@ impl Output {
         lines: &Lines,
     ) -> Result<(), CommandError> {
         for finding in findings {
-            let place = LogPlace { file, line: lines.number(finding.start) };
+            let line = lines.number(finding.start);
+            self.waiting.push((finding, line));
+        }
+        match self.symbols {
+            Some(_) if self.waiting.len() < WAITING => Ok(()),
+            _ => self.flush(file),
+        }
+    }
+
+    /// Prints the findings of the log `file` that wait, with their lines of source.
+    fn flush(&mut self, file: &str) -> Result<(), CommandError> {
+        let (mut findings, lines): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().unzip();
+        let outcome = match &self.symbols {
+            Some(symbols) => symbols.resolve(&mut findings),
+            None => Ok(Vec::new()),
+        };
+        for (finding, line) in findings.into_iter().zip(lines) {
+            let place = LogPlace { file, line };
             let text = match self.format {
                 KlogFormat::Text => {
                     let gap = if self.findings > 0 { "\n" } else { "" };
@@ -179,6 +230,13 @@ impl Output {
             };
             self.findings += 1;
             self.print(&text)?;
+        }
+        // What is wrong with the debug information takes nothing from what was found.
+        for note in outcome? {
+            let text = text::line(&note.to_string());
+            if self.notes.insert(note) {
+                anstream::eprintln!("kgate: {text}");
+            }
         }
         Ok(())
     }
@@ -227,7 +285,7 @@ mod tests {
         let mut lines = Lines::default();
         for chunk in log.as_bytes().chunks(10_000) {
             lines.push(chunk);
-            lines.forget(None);
+            lines.forget(lines.bytes);
         }
         assert!(lines.ends.len() < 10_000, "{}", lines.ends.len());
         for n in [48_000, 49_998, 49_999] {

@@ -221,3 +221,45 @@ fn a_quiet_pipe_ends_a_report() {
     drop(input);
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
+
+#[test]
+fn stacks_get_their_lines_of_source() {
+    let dir = directory();
+    let log = "\
+[    4.000000] BUG: kernel NULL pointer dereference, address: 0000000000000010
+[    4.000001] Oops: 0002 [#1] PREEMPT SMP NOPTI
+[    4.000002] CPU: 0 PID: 83 Comm: sh Tainted: G           O       6.1.0-test #1
+[    4.000003] RIP: 0010:demo_read+0x0/0x10 [demo]
+[    4.000004] Call Trace:
+[    4.000005]  <TASK>
+[    4.000006]  outer+0x15/0x30
+[    4.000007]  ? nowhere+0x5/0x10
+[    4.000008]  </TASK>
+[    4.000009] ---[ end trace 0000000000000000 ]---
+";
+    fs::write(dir.path().join("oops.log"), log).unwrap();
+    // A kernel and a module of a few functions.
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/tests/symbols");
+    let with = |name: &str| {
+        let command = &mut kgate(dir.path());
+        command.args(["klog", "oops.log", "--debug-info"]).arg(made.join(name));
+        let (code, stdout, stderr) = run(command);
+        let stack = stdout.split_once("  stack").map_or("", |(_, stack)| stack);
+        let stack = stack.lines().map(|line| line.trim().to_owned() + "\n").collect::<String>();
+        (code, stack, stderr.replace(&made.display().to_string(), "MADE"))
+    };
+    let (code, stack, stderr) = with("");
+    assert_eq!(code, 1);
+    insta::assert_snapshot!(stack, @"
+    demo_fault [demo] drivers/demo.c:9 (inlined)
+    demo_read+0x0/0x10 [demo] drivers/demo.c:14
+    check init/main.c:14 (inlined)
+    check_both init/main.c:19 (inlined)
+    outer+0x15/0x30 init/main.c:25
+    ? nowhere+0x5/0x10
+    ");
+    insta::assert_snapshot!(stderr, @"kgate: there is no function nowhere: was it built from another source or configuration?");
+    let (code, stack, stderr) = with("build.sh");
+    assert_eq!((code, stack.as_str()), (2, ""));
+    insta::assert_snapshot!(stderr, @"kgate: MADE/build.sh: not debug information: not an ELF file; give a vmlinux or module built with CONFIG_DEBUG_INFO, a directory that has them, or a debug package");
+}

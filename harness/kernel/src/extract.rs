@@ -56,7 +56,7 @@ pub(crate) fn info(path: &Path) -> Result<PackageInfo, KernelError> {
     }
 }
 
-pub(crate) fn is_rpm(path: &Path) -> bool {
+fn is_rpm(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "rpm")
 }
 

@@ -115,6 +115,12 @@ impl Symbols {
         Ok(Self { sources: sources.collect::<Result<_, _>>()? })
     }
 
+    /// Whether [`open`](Self::open) needs a cache for this one: it is a package.
+    #[must_use]
+    pub fn needs_cache(reference: &str) -> bool {
+        sources::is_package(reference)
+    }
+
     /// Fills in the source lines of the findings' frames, and inserts the functions that were
     /// inlined there before the frame they are part of. Frames that have a line are left alone.
     ///
@@ -174,6 +180,9 @@ impl Symbols {
         let debug = Debug::find(&self.sources, release, &modules)?;
         notes.extend(debug.notes.iter().cloned());
         let mut found = Found::new();
+        if debug.is_refused {
+            return Ok(found);
+        }
         // The kernel comes first, as `None` does: it tells where the source tree was.
         let mut roots: Vec<String> = Vec::new();
         let none = BTreeSet::new();

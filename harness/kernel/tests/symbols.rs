@@ -173,11 +173,18 @@ fn every_stack_is_filled_in_once() {
 
 #[test]
 fn debug_information_of_another_kernel_is_refused() {
-    let notes =
-        |release| resolved(&[&data("vmlinux"), &data("demo.ko")], release, &["drv_a+0x5/0x10"]);
-    assert_eq!(notes(None), "drv_a drivers/a.c:10\n");
+    let notes = |release| {
+        let frames = ["drv_a+0x5/0x10", "? nothing+0x5/0x10 [absent]"];
+        resolved(&[&data("vmlinux"), &data("demo.ko")], release, &frames)
+    };
+    insta::assert_snapshot!(notes(None), @"
+    drv_a drivers/a.c:10
+    nothing -
+    note: no debug information of module absent: give its .ko file, built with -g, as well
+    ");
     insta::assert_snapshot!(notes(Some("6.1.0-56-cloud-amd64")), @"
     drv_a -
+    nothing -
     note: no debug information of kernel 6.1.0-56-cloud-amd64: that at hand is of 6.1.0-test
     ");
     let frames = ["drv_a+0x5/0x10", "demo_read+0xb/0x10 [demo]"];

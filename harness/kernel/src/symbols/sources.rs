@@ -54,11 +54,11 @@ impl Source {
         if metadata.is_dir() {
             return Ok(Self::Directory(path));
         }
-        let bytes = object_file::open(&path)?;
-        if extract::is_rpm(&path) || bytes.starts_with(b"!<arch>\n") {
+        if is_package(reference) {
             let digest = extract::digest(&cache, &path)?;
             return Ok(Self::Package { path, digest, cache });
         }
+        let bytes = object_file::open(&path)?;
         match (object_file::has_lines(&bytes), debug_name(&path)) {
             (true, Some(name)) => Ok(Self::Module { name, path }),
             (true, None) => Ok(Self::Kernel(path)),
@@ -68,6 +68,12 @@ impl Source {
             (false, _) => Err(none(&path, "not an ELF file")),
         }
     }
+}
+
+/// Whether the debug information is in a package, by its name.
+pub(crate) fn is_package(reference: &str) -> bool {
+    reference.starts_with("apt:")
+        || [".deb", ".ddeb", ".rpm"].iter().any(|extension| reference.ends_with(extension))
 }
 
 fn none(path: &Path, found: &str) -> KernelError {
@@ -80,6 +86,8 @@ pub(crate) struct Debug {
     pub(crate) kernel: Option<PathBuf>,
     pub(crate) modules: BTreeMap<String, PathBuf>,
     pub(crate) notes: Vec<Unresolved>,
+    /// What there is belongs to other kernels.
+    pub(crate) is_refused: bool,
 }
 
 impl Debug {
@@ -138,11 +146,13 @@ impl Debug {
             (Some(wanted), _) => {
                 let wanted = wanted.to_owned();
                 debug.notes.push(Unresolved::OtherRelease { wanted, found: releases });
+                debug.is_refused = true;
                 return Ok(debug);
             }
             (None, [only]) => Some(only.clone()),
             (None, _) => {
                 debug.notes.push(Unresolved::UnknownRelease { found: releases });
+                debug.is_refused = true;
                 return Ok(debug);
             }
         };
