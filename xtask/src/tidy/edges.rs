@@ -21,6 +21,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("agent", &["model"]),
     ("cli", ALL),
     ("compare", &["model", "scenario"]),
+    ("fuzz", &["klog", "model"]),
     ("image", &["model"]),
     ("kernel", &["model"]),
     ("klog", &["model"]),
@@ -38,7 +39,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
 ];
 
 /// Crates for developers: never part of the product.
-const DEVELOPERS_ONLY: &[&str] = &["testkit", "xtask"];
+const DEVELOPERS_ONLY: &[&str] = &["fuzz", "testkit", "xtask"];
 
 /// One dependency as a manifest declares it.
 struct Dependency<'a> {
