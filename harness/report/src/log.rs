@@ -121,17 +121,20 @@ pub fn finding_json(finding: &Finding) -> Value {
 pub fn log_delta(delta: &LogDelta, columns: usize, style: Style) -> String {
     let mut page = Page { columns: columns.max(40), style, text: String::new() };
     let LogDelta { new_findings, new_lines, gone_findings, gone_lines, logs, .. } = delta;
+    // One boot of each makes all equally unsure, which is said once.
+    let single = *logs == (1, 1);
+    let told = |sureness: String| if single { String::new() } else { format!(" ({sureness})") };
     for (heading, findings, lines) in
         [("new", new_findings, new_lines), ("gone", gone_findings, gone_lines)]
     {
         page.text += &format!("{heading}: {}\n", counts(findings, lines));
         for change in findings {
             let Finding { severity, title, .. } = &change.what;
-            let text = format!("{} ({})", bounded(&clean(title), SENTENCE), sureness(change));
+            let text = bounded(&clean(title), SENTENCE) + &told(sureness(change));
             page.painted(&format!("  {severity}"), severity_color(*severity), &text);
         }
         for change in lines {
-            let text = format!("{} ({})", clean(&change.what.text), sureness(change));
+            let text = clean(&change.what.text) + &told(sureness(change));
             let label = format!("  {}", level_name(&change.what));
             match change.what.level.map(level_color) {
                 Some(Some(color)) => page.painted(&label, color, &text),
@@ -141,13 +144,19 @@ pub fn log_delta(delta: &LogDelta, columns: usize, style: Style) -> String {
         page.text.push('\n');
     }
     let (baseline, candidate) = logs;
-    page.text += &format!("{baseline} boots of the baseline, {candidate} of the candidate");
+    let plural = if *baseline == 1 { "" } else { "s" };
+    page.text += &format!("{baseline} boot{plural} of the baseline, {candidate} of the candidate");
     if delta.unsteady > 0 {
         page.text += &format!("; {} come and go in boots of one kernel", delta.unsteady);
     }
     page.text.push('\n');
-    if new_lines.iter().chain(gone_lines).any(|change| !change.sure) {
-        page.text += "not sure: boots of equal kernels differ as well, and more boots would tell\n";
+    let lines = new_lines.iter().chain(gone_lines).any(|change| !change.sure);
+    let findings = new_findings.iter().chain(gone_findings).any(|change| !change.sure);
+    if lines || findings {
+        page.text += match single {
+            true => "not sure: one boot of each can't tell what is new from what is rare\n",
+            false => "not sure: boots of equal kernels differ as well, and more boots would tell\n",
+        };
     }
     if delta.left_out > 0 {
         page.text += &left_out(delta.left_out);

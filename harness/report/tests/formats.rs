@@ -18,7 +18,7 @@ use kgate_report::{
     Lines, MARKDOWN_BOUND, Observer, Progress, Report, Results, Style, junit, markdown,
     results_schema, summary,
 };
-use kgate_scenario::{Glob, Pattern, Policy, WaiverScope};
+use kgate_scenario::{Glob, Pattern, Policy, Reaction, WaiverScope};
 use proptest::prelude::*;
 use support::{Run, errored, failed, panic, waiver, warning};
 
@@ -141,6 +141,21 @@ fn terminal_of_everything() {
 #[test]
 fn terminal_of_a_promotion() {
     insta::assert_snapshot!(summary(&report(&promoted()), 80, Style::Plain));
+}
+
+/// A warning that the policy only reports is no reason, and is to be seen all the same.
+#[test]
+fn new_warnings_are_listed() {
+    let mut run = Run::new(3, &["subsystem/futex"]);
+    let title = "WARNING in tcp_rcv_state_process";
+    run.boot_findings.insert((Candidate, 1), vec![warning(title)]);
+    run.boot_findings.insert((Candidate, 3), vec![warning(title)]);
+    let policy = Policy { new_warning: Reaction::Report, ..Policy::default() };
+    let made = (run.record(), run.assess_with(&policy, &[], Vec::new()));
+    assert_eq!(made.1.verdict, Verdict::Promote);
+    let text = summary(&Report { log: None, ..report(&made) }, 80, Style::Plain);
+    let row = "  new warning   WARNING in tcp_rcv_state_process (in 2 of 3 boots)\n";
+    assert!(text.contains(row), "{text}");
 }
 
 #[test]
