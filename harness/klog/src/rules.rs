@@ -115,15 +115,14 @@ pub(crate) struct Rule {
 /// What a line must look like for a header in it to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sure {
-    /// Nothing but a kernel prints the like, wherever in the line.
+    /// Nothing but a kernel prints the like: wherever in the line, as lines run into each other.
     Anywhere,
-    /// It stands at the line's start or after the name of a subsystem; or the line carries the
-    /// kernel's time stamp, and another ran into it.
+    /// It stands at the line's start or after the name of a subsystem.
     Start,
+    /// So, and the line carries the kernel's time stamp: other programs print the like.
+    Stamped,
     /// It stands after the names of a driver and its device.
     Device,
-    /// It stands at the line's start or after a subsystem, and the line carries the kernel's time stamp: other programs print the like.
-    Stamped,
     /// It stands at the start of a line without the kernel's time stamp, in a log that has none.
     Unstamped,
 }
@@ -148,7 +147,7 @@ const fn rule(
         stackless: false,
         damaged: "",
         join: Join::Never,
-        sure: Sure::Start,
+        sure: Sure::Anywhere,
         confirm: "",
         extra: false,
     }
@@ -211,11 +210,11 @@ use Step::{
     Access, Address, CallTrace, Header, Line, Lock, Named, Next, Owner, Pointer, Source, Trace,
     Trap, Victim,
 };
-use Sure::{Anywhere, Device, Stamped, Unstamped};
+use Sure::{Device, Stamped, Start, Unstamped};
 
 /// A `WARN`: newer kernels print where the trap was and then the stack, older ones the stack.
 const fn warn(pattern: &'static str, title: &'static str) -> Rule {
-    rule(pattern, FindingKind::Warning, Warning, title).steps(TRAP).instead(&[STACK]).sure(Anywhere)
+    rule(pattern, FindingKind::Warning, Warning, title).steps(TRAP).instead(&[STACK])
 }
 
 /// A fault: the instruction pointer, then the stack.
@@ -263,30 +262,30 @@ pub(crate) static GROUPS: &[Group] = &[
         // Sanitizers.
         rule(r"BUG: KASAN: (?:double-free or invalid-free|double-free|invalid-free) in FUNC",
             Kasan, Severe, "KASAN: invalid-free in {f}").alt(&["invalid-free in {f}"])
-            .steps(HEADER).skip("slab_|kfree|vunmap|vfree").sure(Anywhere),
+            .steps(HEADER).skip("slab_|kfree|vunmap|vfree"),
         rule(r"BUG: KASAN: ([a-z-]+) in FUNC", Kasan, Severe, "KASAN: {1} {d} in {f}")
             .alt(BAD_ACCESS).needs(&[Access]).steps(HEADER)
-            .skip("kernel_fault|tag_check|mem_abort|^el1_|^el1h_").sure(Anywhere),
+            .skip("kernel_fault|tag_check|mem_abort|^el1_|^el1h_"),
         rule(r"BUG: KASAN: ([a-z-]+) on address", Kasan, Severe, "KASAN: {1} {d}")
-            .needs(&[Access]).sure(Anywhere),
-        rule(r"BUG: KASAN: (.*)", Kasan, Severe, "KASAN: {1}").sure(Anywhere)
+            .needs(&[Access]),
+        rule(r"BUG: KASAN: (.*)", Kasan, Severe, "KASAN: {1}")
             .damaged("the header names no function"),
         rule(r"BUG: KMSAN: kernel-usb-infoleak in FUNC",
             Kmsan, Severe, "KMSAN: kernel-usb-infoleak in {f}").alt(&["KMSAN origin in {g}"])
-            .steps(&[Trace, Line(ORIGIN), Trace]).stackless().sure(Anywhere)
+            .steps(&[Trace, Line(ORIGIN), Trace]).stackless()
             .skip("alloc_skb|usb_submit_urb|usb_start_wait_urb|usb_bulk_msg|usb_interrupt_msg|usb_control_msg"),
         rule(r"BUG: KMSAN: ([a-z-]+) in FUNC", Kmsan, Severe, "KMSAN: {1} in {f}").alt(BAD_ACCESS)
-            .steps(&[Trace, Line(ORIGIN), Trace]).stackless().sure(Anywhere)
+            .steps(&[Trace, Line(ORIGIN), Trace]).stackless()
             .skip("alloc_skb|netlink_ack|netlink_rcv_skb|_encrypt$|^(?:crypto|cipher|drbg|rng)_"),
-        rule(r"BUG: KCSAN: (.*)", Kcsan, Warning, "KCSAN: {1}").stackless().sure(Anywhere),
+        rule(r"BUG: KCSAN: (.*)", Kcsan, Warning, "KCSAN: {1}").stackless(),
         rule(r"BUG: KFENCE: ((?:use-after-free|out-of-bounds|invalid) (?:read|write)) in FUNC",
             Kfence, Severe, "KFENCE: {1} in {f}").alt(BAD_ACCESS)
-            .steps(&[Header, Trace]).sure(Anywhere),
+            .steps(&[Header, Trace]),
         rule(r"BUG: KFENCE: invalid free in FUNC", Kfence, Severe, "KFENCE: invalid free in {f}")
-            .alt(&["invalid-free in {f}"]).steps(&[Header, Trace]).stackless().sure(Anywhere),
+            .alt(&["invalid-free in {f}"]).steps(&[Header, Trace]).stackless(),
         rule(r"BUG: KFENCE: memory corruption in FUNC",
             Kfence, Severe, "KFENCE: memory corruption in {f}")
-            .steps(&[Header, Trace]).stackless().sure(Anywhere),
+            .steps(&[Header, Trace]).stackless(),
         // Faults.
         fault(r"BUG: (?:unable to handle kernel paging request|unable to handle page fault for address|Unable to handle kernel data access)",
             PageFault, "BUG: unable to handle kernel paging request in {f}").alt(BAD_ACCESS),
@@ -344,7 +343,7 @@ pub(crate) static GROUPS: &[Group] = &[
         rule(r"BUG: memory leak", MemoryLeak, Warning, "memory leak in {f}")
             .steps(&[Line(&["backtrace:", "backtrace (crc "]), Trace])
             .skip("kmemleak|mmap|kmem|slab|alloc|create_object|idr_get|list_lru_init|kasprintf|kvasprintf|pcpu_create|strdup|strndup|memdup"),
-        rule(r"BUG:\s*$", Bug, Warning, "BUG: corrupted").damaged(EMPTY),
+        rule(r"BUG:\s*$", Bug, Warning, "BUG: corrupted").damaged(EMPTY).sure(Start),
         // Whatever else the kernel calls a bug.
         rule(r"BUG: \w.{3,}", Bug, Severe, "").sure(Stamped).stackless(),
     ]},
@@ -412,7 +411,7 @@ pub(crate) static GROUPS: &[Group] = &[
         rule(r"WARNING: kernel stack (?:regs .* has bad 'bp'|frame pointer .* has bad) value",
             FindingKind::Warning, Warning, "WARNING: kernel stack regs has bad value").stackless(),
         rule(r"WARNING: stack recursion on stack type", FindingKind::Warning, Warning, "").stackless(),
-        rule(r"WARNING:\s*$", FindingKind::Warning, Warning, "WARNING: corrupted").damaged(EMPTY),
+        rule(r"WARNING:\s*$", FindingKind::Warning, Warning, "WARNING: corrupted").damaged(EMPTY).sure(Start),
         // A driver that warns of its device; other texts after `WARNING:` are advice, mostly.
         rule(r"WARNING: \w.*", FindingKind::Warning, Warning, "").stackless().join(Aside).sure(Device),
     ]},
@@ -445,20 +444,20 @@ pub(crate) static GROUPS: &[Group] = &[
             HungTask, Severe, "INFO: task can't die in {f}").alt(&["hang in {f}"]).skip("schedule"),
         // A name with a line end in it.
         check(r"INFO: task .{0,40}$", HungTask, Severe, "INFO: task hung in {f}")
-            .alt(&["hang in {f}"]).pick(Waiting).confirm(" blocked for more than "),
+            .alt(&["hang in {f}"]).pick(Waiting).confirm(" blocked for more than ").sure(Start),
         rule(r"INFO: (Freed|Allocated) in (.*)", Kasan, Severe, "INFO: {1} in {2}").damaged(CUT),
-        rule(r"INFO:\s*$", Bug, Warning, "INFO: corrupted").damaged(EMPTY),
+        rule(r"INFO:\s*$", Bug, Warning, "INFO: corrupted").damaged(EMPTY).sure(Start),
     ]},
-    Group { literal: "nable to handle kernel", not: "", rules: &[
-        fault("nable to handle kernel paging request", PageFault,
-            "BUG: unable to handle kernel paging request in {f}").alt(BAD_ACCESS).sure(Anywhere),
-        fault("nable to handle kernel NULL pointer dereference", NullPointer,
-            "BUG: unable to handle kernel NULL pointer dereference in {f}").alt(BAD_ACCESS).sure(Anywhere),
-        fault("nable to handle kernel (access to user memory)", PageFault,
-            "BUG: unable to handle kernel {1} in {f}").alt(BAD_ACCESS).sure(Anywhere),
-        fault("nable to handle kernel pointer dereference", PageFault,
-            "BUG: unable to handle kernel pointer dereference in {f}").alt(BAD_ACCESS).sure(Anywhere),
-        rule("nable to handle kernel", PageFault, Severe, "").sure(Anywhere),
+    Group { literal: "Unable to handle kernel", not: "", rules: &[
+        fault("Unable to handle kernel paging request", PageFault,
+            "BUG: unable to handle kernel paging request in {f}").alt(BAD_ACCESS),
+        fault("Unable to handle kernel NULL pointer dereference", NullPointer,
+            "BUG: unable to handle kernel NULL pointer dereference in {f}").alt(BAD_ACCESS),
+        fault("Unable to handle kernel (access to user memory)", PageFault,
+            "BUG: unable to handle kernel {1} in {f}").alt(BAD_ACCESS),
+        fault("Unable to handle kernel pointer dereference", PageFault,
+            "BUG: unable to handle kernel pointer dereference in {f}").alt(BAD_ACCESS),
+        rule("Unable to handle kernel", PageFault, Severe, ""),
     ]},
     Group { literal: "general protection fault", not: r"general protection fault .* error:\d+ in |general protection fault ip:", rules: &[
         fault("general protection fault.*:", GeneralProtection, "general protection fault in {f}")
@@ -613,26 +612,26 @@ pub(crate) static GROUPS: &[Group] = &[
     ]},
     Group { literal: "hard LOCKUP", not: "", rules: &[
         fault("hard LOCKUP on cpu", HardLockup, "Watchdog detected hard LOCKUP in {f}")
-            .pick(Looping).sure(Anywhere).extra(),
+            .pick(Looping).extra(),
     ]},
     Group { literal: " invoked oom-killer", not: "", rules: &[
         rule(" invoked oom-killer: gfp", OomKill, Severe, "Out of memory: killed {d}")
-            .needs(&[Victim]).stackless().sure(Anywhere).extra(),
+            .needs(&[Victim]).stackless().extra(),
     ]},
     Group { literal: "Killed process", not: "", rules: &[
         rule(r"Killed process \d+,? \(([^)]*)\)", OomKill, Severe, "Out of memory: killed {1}")
-            .stackless().sure(Anywhere).join(Any).extra(),
+            .stackless().join(Any).extra(),
     ]},
     Group { literal: ": page allocation failure", not: "", rules: &[
         check(r": page allocation failure: order:(\d+)", AllocFailure, Warning,
-            "page allocation failure in {f}").skip("get_free_page|get_zeroed_page").sure(Anywhere).extra(),
+            "page allocation failure in {f}").skip("get_free_page|get_zeroed_page").extra(),
     ]},
     Group { literal: "BUG ", not: "kasan:|DEBUG", rules: &[
         slab(r"BUG \S+ \((?:Not tainted|Tainted.*?)\): (\w[\w ]*\w)"),
     ]},
     Group { literal: "Machine Check Exception", not: "", rules: &[
         rule("Machine Check Exception: ", MachineCheck, Severe, "Machine Check Exception")
-            .stackless().sure(Anywhere).extra(),
+            .stackless().extra(),
     ]},
     Group { literal: "EXT4-fs error", not: "", rules: &[
         storage(r"EXT4-fs error \(device [^)]*\):? (?:in )?(?:(?P<f>[a-z]\w+)(?:\(\))?:\d+)?",
@@ -654,11 +653,11 @@ pub(crate) static GROUPS: &[Group] = &[
     Group { literal: "NETDEV WATCHDOG: CPU", not: "", rules: &[
         rule(r"NETDEV WATCHDOG: CPU: \d+: transmit queue \d+ timed out", FindingKind::Warning, Warning,
             "NETDEV WATCHDOG: transmit queue timed out")
-            .stackless().sure(Anywhere).join(Aside).extra(),
+            .stackless().join(Aside).extra(),
     ]},
     Group { literal: "huh, entered softirq", not: "", rules: &[
         rule(r"huh, entered softirq \d+ (\w+) ", Bug, Warning,
-            "softirq {1} changed the preemption count").stackless().sure(Anywhere).join(Aside).extra(),
+            "softirq {1} changed the preemption count").stackless().join(Aside).extra(),
     ]},
     Group { literal: "cannot create duplicate filename", not: "", rules: &[
         check("cannot create duplicate filename", FindingKind::Warning, Warning,

@@ -243,11 +243,7 @@ impl CompiledGroup {
         self.rules.iter().find_map(|compiled| {
             let allowed = match compiled.rule.sure {
                 Sure::Anywhere => place != Place::Program,
-                Sure::Start => match place {
-                    Place::Start | Place::Subsystem => true,
-                    Place::Middle => line.stamped,
-                    Place::Program => false,
-                },
+                Sure::Start => matches!(place, Place::Start | Place::Subsystem),
                 Sure::Device => is_device(before),
                 Sure::Stamped => line.stamped && matches!(place, Place::Start | Place::Subsystem),
                 Sure::Unstamped => !line.stamped && place == Place::Start,
