@@ -1,6 +1,5 @@
 //! `kgate run` and `kgate plan`.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
