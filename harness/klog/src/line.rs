@@ -1,6 +1,9 @@
 //! One line of a log: what is prefix, who printed it, what the kernel said.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 use crate::Source;
 
@@ -175,6 +178,11 @@ pub(crate) fn program_tag(text: &[u8]) -> bool {
 /// what a terminal server or log collector puts there.
 fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
     const COLLECTOR: &[u8] = b" kernel: ";
+    static FINDER: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(COLLECTOR));
+    // Most lines of a report begin with a blank, and no prefix does.
+    if !text.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || b"<[".contains(byte)) {
+        return 0;
+    }
     // A date and the host's name stand before.
     let tagged = |at: &usize| {
         let before = text[..*at].split(|b| *b == b' ');
@@ -186,7 +194,7 @@ fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
                         || word.iter().all(|b| b.is_ascii_digit() || *b == b'.'))
             })
     };
-    if let Some(at) = memchr::memmem::find(text, COLLECTOR).filter(tagged) {
+    if let Some(at) = FINDER.find(text).filter(tagged) {
         line.stamped = true;
         return at + COLLECTOR.len();
     }
