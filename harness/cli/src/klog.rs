@@ -1,6 +1,6 @@
 //! `kgate klog`: the failures in logs, or what is new in them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,6 +29,9 @@ const KEPT: u64 = 64 << 10;
 /// Findings that wait for their lines of source: looking up many at once costs little more than one.
 const WAITING: usize = 256;
 
+/// Signatures that are remembered, so that what is found again is told in short.
+const REMEMBERED: usize = 10_000;
+
 /// Runs the command.
 pub(crate) fn klog(context: &Context, args: &KlogArgs) -> Result<ExitCode, CommandError> {
     let stdin = PathBuf::from("-");
@@ -50,6 +53,8 @@ pub(crate) fn klog(context: &Context, args: &KlogArgs) -> Result<ExitCode, Comma
         style: style(context.colour),
         closed: false,
         findings: 0,
+        lines: 0,
+        seen: HashSet::new(),
     };
     let found = if args.against.is_empty() {
         find(args, files, output)?
@@ -80,26 +85,44 @@ fn source(args: &KlogArgs) -> Option<Source> {
     }
 }
 
-/// Prints the findings of all files while they are read.
+/// Prints the findings of all files while they are read. One that can't be read keeps no other back.
 fn find(args: &KlogArgs, files: &[PathBuf], mut output: Output) -> Result<bool, CommandError> {
+    let mut failed = None;
     for file in files {
-        read(args, file, &mut output)?;
+        if let Err(error) = read(args, file, &mut output)
+            && let Some(earlier) = failed.replace(error)
+        {
+            anstream::eprintln!("kgate: {earlier}");
+        }
         if output.closed {
             break;
         }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     output.end()?;
     Ok(output.findings > 0)
 }
 
+/// Opens a log. One without a byte is most often a command before the pipe that failed.
+fn open(file: &Path) -> Result<Log, CommandError> {
+    let log = Log::open(file)?;
+    if log.is_empty() {
+        let name = if log.name == "-" { "standard input" } else { &log.name };
+        anstream::eprintln!("kgate: {}: empty, so nothing can be found in it", text::line(name));
+    }
+    Ok(log)
+}
+
 fn read(args: &KlogArgs, file: &Path, output: &mut Output) -> Result<(), CommandError> {
-    let mut log = Log::open(file)?;
+    let mut log = open(file)?;
     let mut parser = Parser::new(match source(args) {
         Some(source) => source,
         None => log.source()?,
     });
     let mut lines = Lines::default();
-    let mut complete = false;
+    let mut complete = true;
     while !output.closed {
         if complete && parser.pending().is_some() && log.is_quiet(QUIET) {
             output.findings(parser.finish(), &log.name, &lines)?;
@@ -123,6 +146,7 @@ fn read(args: &KlogArgs, file: &Path, output: &mut Output) -> Result<(), Command
         }
         lines.forget(parser.settled());
     }
+    output.lines += lines.number(lines.bytes) - u64::from(complete);
     output.findings(parser.finish(), &log.name, &lines)?;
     output.flush(&log.name)
 }
@@ -132,7 +156,7 @@ fn compare(args: &KlogArgs, files: &[PathBuf], mut output: Output) -> Result<boo
     let mut census = Census::default();
     for (role, logs) in [(Role::Baseline, &*args.against), (Role::Candidate, files)] {
         for file in logs {
-            let digest = Log::open(file)?.digest(source(args))?;
+            let digest = open(file)?.digest(source(args))?;
             census.add(Origin { role, group: String::new(), whole: true }, digest);
         }
     }
@@ -185,6 +209,10 @@ struct Output {
     style: Style,
     closed: bool,
     findings: usize,
+    /// Lines of all logs.
+    lines: u64,
+    /// Signatures of what was printed.
+    seen: HashSet<String>,
 }
 
 impl Output {
@@ -214,11 +242,18 @@ impl Output {
         };
         for (finding, line) in findings.into_iter().zip(lines) {
             let place = LogPlace { file, line };
+            let again = self.seen.contains(&finding.signature);
+            if !again && self.seen.len() < REMEMBERED {
+                self.seen.insert(finding.signature.clone());
+            }
             let text = match self.format {
                 KlogFormat::Text => {
                     let gap = if self.findings > 0 { "\n" } else { "" };
-                    gap.to_owned()
-                        + &kgate_report::finding(&finding, place, self.columns, self.style)
+                    let show = match again {
+                        true => kgate_report::finding_again,
+                        false => kgate_report::finding,
+                    };
+                    gap.to_owned() + &show(&finding, place, self.columns, self.style)
                 }
                 KlogFormat::Github => kgate_report::annotation(&finding, place),
                 KlogFormat::Jsonl => {
@@ -241,10 +276,20 @@ impl Output {
         Ok(())
     }
 
-    /// Says so when nothing was found: silence could be a mistake.
+    /// How much was found in how much: silence could be a mistake, and many findings scroll away.
     fn end(&mut self) -> Result<(), CommandError> {
-        match (self.format, self.findings) {
-            (KlogFormat::Text, 0) => self.print("nothing was found\n"),
+        let lines = match self.lines {
+            1 => "1 line".to_owned(),
+            lines => format!("{lines} lines"),
+        };
+        match (self.format, self.findings, self.seen.len()) {
+            (KlogFormat::Text, 0, _) => self.print(&format!("nothing was found in {lines}\n")),
+            (KlogFormat::Text, found, different) if found > different && different < REMEMBERED => {
+                self.print(&format!("\n{found} findings, {different} different, in {lines}\n"))
+            }
+            (KlogFormat::Text, found @ 2.., _) => {
+                self.print(&format!("\n{found} findings in {lines}\n"))
+            }
             _ => Ok(()),
         }
     }
@@ -266,6 +311,7 @@ impl Output {
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.closed = true,
             Err(error) => {
+                self.closed = true;
                 return Err(CommandError::infrastructure(format!("standard output: {error}")));
             }
             Ok(()) => {}

@@ -49,7 +49,26 @@ impl Log {
         }
         let live = if name == STDIN { file.try_clone().ok() } else { None };
         let (input, packed) = kgate_kernel::unpacked(file).map_err(|e| damaged(&name, &e))?;
-        Ok(Self { name, input, live: live.filter(|_| !packed), head: Vec::new() })
+        let mut log = Self { name, input, live: live.filter(|_| !packed), head: Vec::new() };
+        let mut buffer = [0; 2];
+        while log.head.len() < buffer.len() {
+            let wanted = buffer.len() - log.head.len();
+            match log.fill(&mut buffer[..wanted])? {
+                0 => break,
+                n => log.head.extend_from_slice(&buffer[..n]),
+            }
+        }
+        // Read as bytes, nothing would ever be found in it.
+        if matches!(*log.head, [0xff, 0xfe] | [0xfe, 0xff]) {
+            let hint = "turn it into UTF-8: iconv -f utf-16 -t utf-8 FILE | kgate klog";
+            return Err(CommandError::usage(format!("{}: UTF-16 text", log.name)).hint(hint));
+        }
+        Ok(log)
+    }
+
+    /// Whether there is nothing in it, asked before anything is read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.is_empty()
     }
 
     /// How it was recorded, by its first lines.

@@ -74,7 +74,7 @@ fn findings_for_a_person_and_for_github() {
     let (code, text) = klog(dir.path(), "--format github new.log");
     assert_eq!(code, 1);
     insta::assert_snapshot!("github", text);
-    assert_eq!(klog(dir.path(), "old.log"), (0, "nothing was found\n".to_owned()));
+    assert_eq!(klog(dir.path(), "old.log"), (0, "nothing was found in 3 lines\n".to_owned()));
     assert_eq!(klog(dir.path(), "--format github old.log"), (0, String::new()));
 }
 
@@ -168,6 +168,55 @@ fn what_is_new_against_another_kernel() {
     assert_eq!((&row["change"], &row["line"]["text"]), (&"new".into(), &"news".into()));
     let (code, _) = klog(dir.path(), "old.log --against new.log");
     assert_eq!(code, 0);
+}
+
+#[test]
+fn what_is_found_again_is_told_in_short() {
+    let dir = directory();
+    let (code, text) = klog(dir.path(), "new.log new.log");
+    assert_eq!(code, 1);
+    let (_, again) = text.split_once("\n\nwarning       WARNING in kfault_warn, again\n").unwrap();
+    insta::assert_snapshot!(again, @r"
+      who         PID 83 (sh), CPU 0, 4.000001 s after start
+      log         new.log:5
+
+    fatal         kernel panic: VFS: Unable to mount root fs on unknown-block(NUM,NUM), again
+      who         9.000000 s after start
+      log         new.log:17
+
+    4 findings, 2 different, in 36 lines
+    ");
+    let (_, rows) = klog(dir.path(), "new.log new.log --format jsonl");
+    assert_eq!(rows.lines().count(), 4);
+}
+
+/// A mistake of whoever calls must not look like a healthy kernel.
+#[test]
+fn logs_that_tell_nothing() {
+    let dir = directory();
+    let of = |line: &str| run(kgate(dir.path()).arg("klog").args(line.split_whitespace()));
+    fs::write(dir.path().join("empty.log"), "").unwrap();
+    let (code, stdout, stderr) = of("empty.log --format github");
+    assert_eq!((code, &*stdout), (0, ""));
+    insta::assert_snapshot!(stderr, @"kgate: empty.log: empty, so nothing can be found in it");
+    for [first, second] in [[0xff, 0xfe], [0xfe, 0xff]] {
+        let wide = |unit: u16| if first == 0xff { unit.to_le_bytes() } else { unit.to_be_bytes() };
+        let text = LOG.encode_utf16().flat_map(wide);
+        let text: Vec<u8> = [first, second].into_iter().chain(text).collect();
+        fs::write(dir.path().join("wide.log"), text).unwrap();
+        let (code, stdout, stderr) = of("wide.log");
+        assert_eq!((code, &*stdout), (2, ""));
+        let hint = "  hint: turn it into UTF-8: iconv -f utf-16 -t utf-8 FILE | kgate klog\n";
+        assert_eq!(stderr, format!("kgate: wide.log: UTF-16 text\n{hint}"));
+    }
+    // One that can't be read keeps no other back, and is not forgotten over it.
+    let (code, stdout, stderr) = of("missing.log new.log wide.log old.log --format jsonl");
+    assert_eq!((code, stdout.lines().count()), (2, 2));
+    let complaints: Vec<_> = stderr.lines().filter(|line| line.starts_with("kgate: ")).collect();
+    assert_eq!(
+        complaints,
+        ["kgate: missing.log: no such file or directory", "kgate: wide.log: UTF-16 text"]
+    );
 }
 
 /// A log of any size, and a reader that has enough of it.

@@ -20,7 +20,8 @@ mod view;
 pub use junit::junit;
 pub use live::{Lines, Observer, Progress};
 pub use log::{
-    LogPlace, annotation, finding, finding_json, log_delta, log_delta_annotations, log_delta_json,
+    LogPlace, annotation, finding, finding_again, finding_json, log_delta, log_delta_annotations,
+    log_delta_json,
 };
 pub use markdown::{MARKDOWN_BOUND, markdown};
 pub use results::{

@@ -17,6 +17,13 @@ const FRAMES: usize = 32;
 const OTHER_FRAMES: usize = 8;
 /// Other stacks shown.
 const STACKS: usize = 6;
+/// Lines of a report without a stack, which say all there is to say.
+const LINES: usize = 4;
+/// Lines of a log delta shown to a person, of new ones and of those that are gone.
+const NEW_LINES: usize = 100;
+const GONE_LINES: usize = 20;
+/// Bytes of a frame.
+const FRAME: usize = 300;
 /// Frames in the text of an annotation.
 const ANNOTATED: usize = 10;
 /// Bytes of a title or of another text of the guest's in one line.
@@ -49,10 +56,24 @@ const TAINT: &[(char, &str)] = &[
 /// Where a finding was read.
 #[derive(Clone, Copy, Debug)]
 pub struct LogPlace<'a> {
-    /// The log, as the user named it.
+    /// The log, as the user named it; `-` is standard input.
     pub file: &'a str,
     /// The line at which the report begins, from 1.
     pub line: u64,
+}
+
+impl LogPlace<'_> {
+    fn is_stdin(&self) -> bool {
+        self.file == "-"
+    }
+
+    /// For a person.
+    fn text(&self) -> String {
+        match self.is_stdin() {
+            true => format!("standard input, line {}", self.line),
+            false => format!("{}:{}", clean(self.file), self.line),
+        }
+    }
 }
 
 /// A finding for a person, in lines of at most `columns`, without an empty line at its end.
@@ -61,10 +82,14 @@ pub fn finding(finding: &Finding, place: LogPlace<'_>, columns: usize, style: St
     let title = bounded(&clean(&finding.title), SENTENCE);
     page.painted(&finding.severity.to_string(), severity_color(finding.severity), &title);
     page.row("kind", &kind(finding));
+    let lines = if finding.frames.is_empty() { LINES } else { 1 };
+    for (at, line) in printed(finding, lines).into_iter().enumerate() {
+        page.row(if at == 0 { "printed" } else { "" }, &line);
+    }
     page.row("where", &location(finding));
     page.row("who", &who(finding));
     page.row("kernel", &kernel(finding));
-    page.row("log", &format!("{}:{}", clean(place.file), place.line));
+    page.row("log", &place.text());
     page.row("also", &bounded(&clean(&finding.alt_titles.join("; ")), SENTENCE));
     if let Some(why) = &finding.corrupted {
         page.painted("  damaged", AnsiColor::Yellow, &bounded(&clean(why), SENTENCE));
@@ -82,12 +107,32 @@ pub fn finding(finding: &Finding, place: LogPlace<'_>, columns: usize, style: St
     page.text
 }
 
+/// A finding like one before it, in short.
+pub fn finding_again(
+    finding: &Finding,
+    place: LogPlace<'_>,
+    columns: usize,
+    style: Style,
+) -> String {
+    let mut page = Page { columns: columns.max(40), style, text: String::new() };
+    let title = bounded(&clean(&finding.title), SENTENCE);
+    let label = finding.severity.to_string();
+    page.painted(&label, severity_color(finding.severity), &format!("{title}, again"));
+    page.row("who", &who(finding));
+    page.row("log", &place.text());
+    page.text
+}
+
 /// A finding as a workflow command of GitHub Actions, with its line end. It points at the source
 /// where the report tells it, otherwise at the log.
 pub fn annotation(finding: &Finding, place: LogPlace<'_>) -> String {
-    let source = source(finding);
-    let (file, line) = source.unwrap_or((place.file.to_owned(), place.line));
-    let mut text = format!("{} in {}:{}", kind(finding), place.file, place.line);
+    let log = || (!place.is_stdin()).then(|| (place.file.to_owned(), place.line));
+    let at = source(finding).or_else(log);
+    let mut text = format!("{} in {}", kind(finding), place.text());
+    let lines = if finding.frames.is_empty() { LINES } else { 1 };
+    for line in printed(finding, lines) {
+        text += &format!("\n{line}");
+    }
     for (name, part) in [("where", location(finding)), ("kernel", kernel(finding))] {
         if !part.is_empty() {
             text += &format!("\n{name}: {part}");
@@ -100,11 +145,12 @@ pub fn annotation(finding: &Finding, place: LogPlace<'_>) -> String {
         text += &format!("\n    {}", self::frame(frame));
     }
     let level = if finding.severity == Severity::Warning { "warning" } else { "error" };
-    command(level, &finding.title, Some((&file, line)), &text)
+    command(level, &finding.title, at.as_ref().map(|(file, line)| (&**file, *line)), &text)
 }
 
 /// A finding as JSON: all its fields, `type` by the convention of public crash corpora, `corrupted`
-/// as yes or no with its reason beside it, `extra` for what that convention does not count.
+/// as yes or no with its reason beside it, `extra` for what that convention does not count. Lists are
+/// there when they are empty, so that programs can walk them.
 pub fn finding_json(finding: &Finding) -> Value {
     let mut value = json!(finding);
     if let Some(fields) = value.as_object_mut() {
@@ -113,6 +159,9 @@ pub fn finding_json(finding: &Finding) -> Value {
         fields.insert("alt_titles".to_owned(), finding.alt_titles.clone().into());
         fields.insert("corrupted".to_owned(), finding.corrupted.is_some().into());
         fields.insert("corrupted_reason".to_owned(), finding.corrupted.clone().into());
+        for list in ["frames", "stacks", "modules"] {
+            fields.entry(list).or_insert_with(|| json!([]));
+        }
     }
     value
 }
@@ -124,22 +173,27 @@ pub fn log_delta(delta: &LogDelta, columns: usize, style: Style) -> String {
     // One boot of each makes all equally unsure, which is said once.
     let single = *logs == (1, 1);
     let told = |sureness: String| if single { String::new() } else { format!(" ({sureness})") };
-    for (heading, findings, lines) in
-        [("new", new_findings, new_lines), ("gone", gone_findings, gone_lines)]
-    {
+    for (heading, findings, lines, most) in [
+        ("new", new_findings, new_lines, NEW_LINES),
+        ("gone", gone_findings, gone_lines, GONE_LINES),
+    ] {
         page.text += &format!("{heading}: {}\n", counts(findings, lines));
         for change in findings {
             let Finding { severity, title, .. } = &change.what;
             let text = bounded(&clean(title), SENTENCE) + &told(sureness(change));
             page.painted(&format!("  {severity}"), severity_color(*severity), &text);
         }
-        for change in lines {
+        for change in lines.iter().take(most) {
             let text = clean(&change.what.text) + &told(sureness(change));
             let label = format!("  {}", level_name(&change.what));
             match change.what.level.map(level_color) {
                 Some(Some(color)) => page.painted(&label, color, &text),
                 _ => page.row(label.trim_start(), &text),
             }
+        }
+        let more = lines.len().saturating_sub(most);
+        if more > 0 {
+            page.row("…", &format!("and {more} more lines; --format jsonl has all of them"));
         }
         page.text.push('\n');
     }
@@ -305,7 +359,7 @@ fn kind(finding: &Finding) -> String {
 
 /// The function and its place in the source.
 fn location(finding: &Finding) -> String {
-    let function = finding.function.as_deref().map(clean);
+    let function = finding.function.as_deref().map(|name| bounded(&clean(name), SENTENCE));
     let source = source(finding).map(|(file, line)| format!("{}:{line}", clean(&file)));
     match (function, source) {
         (Some(function), Some(source)) => format!("{function}, {source}"),
@@ -328,6 +382,13 @@ fn source(finding: &Finding) -> Option<(String, u64)> {
         let is_source = [".c", ".h", ".rs", ".S"].iter().any(|end| file.ends_with(end));
         is_source.then_some((file.to_owned(), line.parse().ok()?))
     })
+}
+
+/// The first lines of the report as the kernel printed them: which device, which file, what message.
+fn printed(finding: &Finding, lines: usize) -> Vec<String> {
+    let told = |line: &String| !line.is_empty() && !line.starts_with("---[ end");
+    let lines = finding.excerpt.lines().map(clean).filter(told).take(lines);
+    lines.map(|line| bounded(&line, SENTENCE)).collect()
 }
 
 fn who(finding: &Finding) -> String {
@@ -383,7 +444,7 @@ fn frame(frame: &Frame) -> String {
     if frame.inlined {
         text += " (inlined)";
     }
-    text
+    bounded(&text, FRAME)
 }
 
 /// A workflow command, escaped by GitHub's rules.

@@ -7,8 +7,8 @@ use kgate_model::finding::{
 };
 use kgate_model::outcome::Role;
 use kgate_report::{
-    LogPlace, Style, annotation, finding, finding_json, log_delta, log_delta_annotations,
-    log_delta_json,
+    LogPlace, Style, annotation, finding, finding_again, finding_json, log_delta,
+    log_delta_annotations, log_delta_json,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -78,6 +78,21 @@ const PLACE: LogPlace<'_> = LogPlace { file: "console, 1.log", line: 42 };
 fn findings_for_a_person() {
     insta::assert_snapshot!("person_everything", finding(&everything(), PLACE, 90, Style::Plain));
     insta::assert_snapshot!("person_little", finding(&little(), PLACE, 90, Style::Plain));
+    let stdin = LogPlace { file: "-", line: 7 };
+    insta::assert_snapshot!(finding_again(&little(), stdin, 90, Style::Plain), @r"
+    warning       WARNING in kfault_warn, again
+      log         standard input, line 7
+    ");
+    // Without a stack, the lines say it all.
+    let lines = "I/O error, dev sda, sector 8\n\nI/O error, dev sda, sector 9\n---[ end ]---\n";
+    let disk = Finding { excerpt: lines.repeat(9), ..little() };
+    let shown = finding(&disk, PLACE, 90, Style::Plain);
+    insta::assert_snapshot!(shown.lines().skip(2).take(4).collect::<Vec<_>>().join("\n"), @r"
+      printed     I/O error, dev sda, sector 8
+                  I/O error, dev sda, sector 9
+                  I/O error, dev sda, sector 8
+                  I/O error, dev sda, sector 9
+    ");
     let coloured = finding(&everything(), PLACE, 90, Style::Colour);
     assert!(coloured.starts_with("\x1b[1m\x1b[31mfatal\x1b[0m"), "{coloured:?}");
     assert!(coloured.contains("\x1b[2mdo_softirq+0x1/0x100\x1b[0m"), "{coloured:?}");
@@ -90,6 +105,10 @@ fn annotations_are_escaped_by_github_s_rules() {
     let nowhere = Finding { title: "100 %, a:b\n::error::c".to_owned(), ..everything() };
     let nowhere = Finding { frames: Vec::new(), ..nowhere };
     insta::assert_snapshot!("github_without_source", annotation(&nowhere, PLACE));
+    // Standard input is no file of the repository.
+    let piped = annotation(&nowhere, LogPlace { file: "-", line: 7 });
+    assert!(!piped.contains("file="), "{piped}");
+    assert!(piped.contains(" in standard input, line 7%0A"), "{piped}");
 }
 
 #[test]
@@ -111,6 +130,9 @@ fn json_holds_what_is_promised() {
     assert!(value["corrupted_reason"].is_null());
     for key in ["title", "alt_titles", "signature"] {
         assert!(value.get(key).is_some(), "{key}");
+    }
+    for list in ["frames", "stacks", "modules"] {
+        assert!(value[list].as_array().is_some_and(Vec::is_empty), "{list}");
     }
 }
 
@@ -156,6 +178,27 @@ fn deltas_for_a_person() {
         "delta_without_a_baseline",
         log_delta(&delta(&[], &[NEW]), 90, Style::Plain)
     );
+}
+
+#[test]
+fn long_deltas_are_cut_for_a_person() {
+    let many: String = (0..500).map(|n| format!("[    1.000000] {}\n", word(n))).collect();
+    let shown = |baseline: &str, candidate: &str| {
+        log_delta(&delta(&[baseline], &[candidate]), 90, Style::Plain)
+    };
+    let new = shown("", &many);
+    assert!(new.starts_with("new: 500 lines\n"), "{new}");
+    assert!(new.contains("  …           and 400 more lines; --format jsonl has all of them\n"));
+    let gone = shown(&many, "");
+    assert!(gone.contains("  …           and 480 more lines; --format jsonl has all of them\n"));
+    assert!(gone.lines().count() < 30, "{gone}");
+    assert_eq!(log_delta_json(&delta(&[&many], &[""])).len(), 500);
+}
+
+/// A word of its own for each number, without a digit in it.
+fn word(n: u32) -> String {
+    let letter = |n| char::from(b'g' + n % 19);
+    [n / 361, n / 19, n].map(|n| letter((n % 19) as u8)).iter().collect()
 }
 
 #[test]
