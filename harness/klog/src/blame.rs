@@ -110,6 +110,8 @@ struct Walk<'a> {
     compiled: &'static Compiled,
     lines: Lines<'a>,
     names: Vec<Cow<'a, str>>,
+    /// Which of them is the first that hands out work, where that matters.
+    anchor: Option<usize>,
     /// A stack of a provoked failure ran into the report.
     mixed: bool,
 }
@@ -126,9 +128,14 @@ impl<'a> Walk<'a> {
             TABLE.helper.is_match(name)
                 || self.compiled.skip.as_ref().is_some_and(|skip| skip.is_match(name))
         };
-        if !skip(&name) {
-            self.names.push(name);
+        if skip(&name) {
+            return;
         }
+        let looping = self.compiled.rule.pick == Pick::Looping && self.anchor.is_none();
+        if looping && TABLE.dispatcher.is_match(without_prefix(&name)) {
+            self.anchor = Some(self.names.len());
+        }
+        self.names.push(name);
     }
 
     /// The next line that `test` takes something from. Ends at a stack that does not belong here.
@@ -238,7 +245,12 @@ impl<'a> Walk<'a> {
                 None if TABLE.stack_heading(line).is_some() => return false,
                 None => {}
             }
-            if self.compiled.rule.pick == Pick::First && !self.names.is_empty() && next.is_none() {
+            let enough = match self.compiled.rule.pick {
+                Pick::First => !self.names.is_empty(),
+                Pick::Looping => self.anchor.is_some(),
+                Pick::Waiting => false,
+            };
+            if enough && next.is_none() {
                 // All that is left to see is whether another stack intrudes.
                 self.mixed |= intruded(self.lines.0);
                 return false;
@@ -252,9 +264,8 @@ impl<'a> Walk<'a> {
         match self.compiled.rule.pick {
             Pick::First => self.names.first().map(|name| Charged::plain(name)),
             Pick::Looping => {
-                let plain: Vec<_> = self.names.iter().map(|name| without_prefix(name)).collect();
-                let anchor = plain.iter().position(|name| TABLE.dispatcher.is_match(name))?;
-                if plain[anchor].contains("smp_call_function") {
+                let anchor = self.anchor?;
+                if self.names[anchor].contains("smp_call_function") {
                     return Some(Charged::whole("smp_call_function"));
                 }
                 self.names.get(anchor.saturating_sub(1)).map(|name| Charged::plain(name))
@@ -406,7 +417,8 @@ pub(crate) fn blame(header: &Header, text: &[u8]) -> Blame {
     let compiled = header.compiled;
     let rule = compiled.rule;
     let mut blame = Blame { met: true, ..Blame::default() };
-    let walk = || Walk { compiled, lines: Lines(text), names: Vec::new(), mixed: false };
+    let walk =
+        || Walk { compiled, lines: Lines(text), names: Vec::new(), anchor: None, mixed: false };
     let mut needed = walk();
     // The header's own line is none of those that follow.
     let first = needed.lines.next().is_some();
@@ -487,6 +499,7 @@ fn follow<'a>(
         let charged = walk.charged();
         let good = charged.is_some() && !std::mem::take(&mut walk.mixed);
         walk.names.clear();
+        walk.anchor = None;
         found.push(if good { Ok(charged) } else { Err(charged) });
     };
     let mut skipped = false;

@@ -98,8 +98,13 @@ fn caller(text: &[u8]) -> Option<(Caller, usize)> {
 
 /// The first time stamp of a line: its time, and the offset after it.
 fn find_stamp(text: &[u8]) -> Option<(u64, usize)> {
-    if let Some(found) = stamp(text) {
-        return Some(found);
+    let blank = blanks(text);
+    if let Some((time, len)) = stamp(&text[blank..]) {
+        return Some((time, blank + len));
+    }
+    // Names of hosts and consoles stand before, at the line's start.
+    if blank > 0 {
+        return None;
     }
     memchr::memchr_iter(b'[', text)
         .find_map(|open| stamp(&text[open..]).map(|(time, len)| (time, open + len)))

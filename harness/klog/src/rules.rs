@@ -793,10 +793,9 @@ pub(crate) static INTRUDERS: &[&str] = &[
     "FAULT_FLAG_ALLOW_RETRY missing",
 ];
 
-/// How the lines begin that reports are made of, apart from headers, stack frames, registers
+/// How the lines begin that reports are made of, apart from blanks, headers, stack frames, registers
 /// (`RAX: 0000000000000000`) and counters (`anon 4096`).
 pub(crate) static TEXT: &[&str] = &[
-    " ",
     "\t",
     "<",
     "=",

@@ -193,6 +193,10 @@ impl Table {
     /// Whether a line looks like what reports are made of: registers, traces, memory tables.
     pub(crate) fn is_report_text(&self, message: &[u8]) -> bool {
         let Some(first) = message.first() else { return false };
+        // Most of them are frames.
+        if *first == b' ' {
+            return true;
+        }
         self.text[usize::from(*first)].iter().any(|start| message.starts_with(start))
             || is_value(message)
             || frame::trace(message).is_some_and(|frame| frame.offset.is_some())
@@ -261,6 +265,15 @@ impl Compiled {
     fn header(&'static self, text: &[u8]) -> Option<Header> {
         if !text.starts_with(self.start) {
             return None;
+        }
+        if self.pattern.captures_len() == 1 {
+            let plain = |text| String::from_utf8_lossy(text).into_owned();
+            return self.pattern.is_match(text).then(|| Header {
+                compiled: self,
+                groups: Default::default(),
+                function: None,
+                text: plain(text),
+            });
         }
         let caught = self.pattern.captures(text)?;
         let owned = |text: &[u8]| String::from_utf8_lossy(text).into_owned();

@@ -42,24 +42,26 @@ pub(crate) fn fill(template: &str, fields: &Fields<'_>) -> String {
 
 /// A replacement that is made until it changes nothing more.
 struct Replacement {
+    /// What all matches hold; cheaper to look for.
+    part: &'static str,
     pattern: Regex,
     by: &'static str,
 }
 
 static REPLACEMENTS: LazyLock<Vec<Replacement>> = LazyLock::new(|| {
     [
-        (r"syz-executor\.?[0-9]+(?:[/:][0-9]+)?", "syz-executor"),
-        (r"syzkaller[0-9]+(?:[/:][0-9]+)?", "syzkaller"),
-        (r"([^a-zA-Z0-9])(?:0x)?[0-9a-f]{6,}", "${1}ADDR"),
-        (r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}", "IP"),
-        (r"(\.[0-9A-Za-z_]+)(?::[0-9]+)+", "${1}:LINE"),
-        (r"([a-zA-Z][a-zA-Z0-9_.]+)\+0x[0-9a-z]+/0x[0-9a-z]+", "${1}"),
-        (r"CPU#[0-9]+", "CPU"),
-        (r"([^0-9A-Za-z_])[0-9]+([^0-9A-Za-z_]|$)", "${1}NUM${2}"),
-        (r"[0-9]{7,}", "NUM"),
+        ("syz-executor", r"syz-executor\.?[0-9]+(?:[/:][0-9]+)?", "syz-executor"),
+        ("syzkaller", r"syzkaller[0-9]+(?:[/:][0-9]+)?", "syzkaller"),
+        ("", r"([^a-zA-Z0-9])(?:0x)?[0-9a-f]{6,}", "${1}ADDR"),
+        (".", r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}", "IP"),
+        (":", r"(\.[0-9A-Za-z_]+)(?::[0-9]+)+", "${1}:LINE"),
+        ("+0x", r"([a-zA-Z][a-zA-Z0-9_.]+)\+0x[0-9a-z]+/0x[0-9a-z]+", "${1}"),
+        ("CPU#", r"CPU#[0-9]+", "CPU"),
+        ("", r"([^0-9A-Za-z_])[0-9]+([^0-9A-Za-z_]|$)", "${1}NUM${2}"),
+        ("", r"[0-9]{7,}", "NUM"),
     ]
     .into_iter()
-    .map(|(pattern, by)| Replacement { pattern: crate::table::compile(pattern), by })
+    .map(|(part, pattern, by)| Replacement { part, pattern: crate::table::compile(pattern), by })
     .collect()
 });
 
@@ -75,7 +77,10 @@ fn may_change(title: &str) -> bool {
 /// A title without addresses, numbers and lines, on one line of printable characters.
 pub(crate) fn normal(mut title: String) -> String {
     if may_change(&title) {
-        for Replacement { pattern, by } in REPLACEMENTS.iter() {
+        for Replacement { part, pattern, by } in REPLACEMENTS.iter() {
+            if !title.contains(part) {
+                continue;
+            }
             // Each round shortens what can match; the bound is for patterns that may not.
             for _ in 0..64 {
                 let std::borrow::Cow::Owned(next) = pattern.replace_all(&title, *by) else { break };
