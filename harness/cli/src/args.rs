@@ -339,7 +339,7 @@ pub(crate) struct KlogArgs {
 /// A form of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KlogFormat {
-    /// For a person.
+    /// For a person: what is found again is told in short.
     Text,
     /// Annotations of GitHub Actions.
     Github,

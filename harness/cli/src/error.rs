@@ -165,7 +165,8 @@ fn is_mistake(error: &io::Error) -> bool {
 
 /// Puts the file's name before what the operating system answered.
 pub(crate) fn at(path: &std::path::Path) -> impl FnOnce(io::Error) -> CommandError {
-    let path = path.display().to_string();
+    // A name may come from elsewhere as well: a pattern takes in what a download unpacked.
+    let path = crate::text::line(&path.display().to_string());
     move |error| {
         let mistake = match error.kind() {
             io::ErrorKind::NotFound => "no such file or directory",

@@ -13,6 +13,7 @@ use kgate_runner::RunDir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{CommandError, at};
+use crate::text;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 64 << 10;
@@ -61,7 +62,9 @@ impl Log {
         // Read as bytes, nothing would ever be found in it.
         if matches!(*log.head, [0xff, 0xfe] | [0xfe, 0xff]) {
             let hint = "turn it into UTF-8: iconv -f utf-16 -t utf-8 FILE | kgate klog";
-            return Err(CommandError::usage(format!("{}: UTF-16 text", log.name)).hint(hint));
+            return Err(
+                CommandError::usage(format!("{}: UTF-16 text", text::line(&log.name))).hint(hint)
+            );
         }
         Ok(log)
     }
@@ -132,10 +135,11 @@ impl Log {
 fn damaged(name: &str, error: &io::Error) -> CommandError {
     use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
     match error.kind() {
-        InvalidData | InvalidInput | UnexpectedEof => {
-            CommandError::usage(format!("{name}: what it packs can't be unpacked: {error}"))
-                .hint("unpack it with its own tool, as far as that gets, and give the result")
-        }
+        InvalidData | InvalidInput | UnexpectedEof => CommandError::usage(format!(
+            "{}: what it packs can't be unpacked: {error}",
+            text::line(name)
+        ))
+        .hint("unpack it with its own tool, as far as that gets, and give the result"),
         _ => at(Path::new(name))(io::Error::from(error.kind())),
     }
 }

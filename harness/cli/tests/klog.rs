@@ -209,6 +209,10 @@ fn logs_that_tell_nothing() {
         let hint = "  hint: turn it into UTF-8: iconv -f utf-16 -t utf-8 FILE | kgate klog\n";
         assert_eq!(stderr, format!("kgate: wide.log: UTF-16 text\n{hint}"));
     }
+    // A name does not get to write lines of its own, or to paint.
+    let (code, _, stderr) = run(kgate(dir.path()).args(["klog", "a\n::error::b\x1b[31m"]));
+    assert_eq!(code, 2);
+    assert!(stderr.starts_with(r"kgate: a\n::error::b\u{1b}[31m: no such file"), "{stderr}");
     // One that can't be read keeps no other back, and is not forgotten over it.
     let (code, stdout, stderr) = of("missing.log new.log wide.log old.log --format jsonl");
     assert_eq!((code, stdout.lines().count()), (2, 2));
