@@ -4,8 +4,9 @@
 use std::borrow::Cow;
 
 use crate::frame;
-use crate::rules::{COMMON_WAITS, ENTRY_PREFIXES, Pick, STACKS, Step, WAITERS};
+use crate::rules::{Pick, Step};
 use crate::table::{Compiled, Header, TABLE};
+use crate::words::{COMMON_WAITS, ENTRY_PREFIXES, STACKS, WAITERS};
 
 /// What the steps of a rule came to.
 #[derive(Debug, Default)]

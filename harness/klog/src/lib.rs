@@ -25,5 +25,6 @@ mod rules;
 mod signature;
 mod table;
 mod title;
+mod words;
 
 pub use parser::{Parser, Pending, Source, parse};

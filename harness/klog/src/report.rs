@@ -6,10 +6,11 @@ use crate::blame::{self, Charged};
 use crate::content;
 use crate::line::{Caller, Line};
 use crate::parser::Pending;
-use crate::rules::{INTRUDERS, Join};
+use crate::rules::Join;
 use crate::signature;
 use crate::table::{Header, TABLE};
 use crate::title::{self, Fields};
+use crate::words::INTRUDERS;
 
 /// A report ends when so many lines of its own task or CPU did not look like part of one.
 const LINGER: usize = 32;
@@ -260,7 +261,9 @@ impl Report {
             self.header = header;
         }
         let rule = self.header.compiled.rule;
-        let named = if blame.met { rule.title } else { "" };
+        let nameless =
+            rule.title.starts_with("{d}") && title::normal(blame.detail.clone()).is_empty();
+        let named = if blame.met && !nameless { rule.title } else { "" };
         let unknown = if rule.extra { "" } else { "corrupted" };
         let name = |charged: &Option<Charged>| {
             charged.as_ref().map_or(unknown.to_owned(), |charged| charged.name.clone())

@@ -8,7 +8,8 @@ use regex::{Regex, RegexBuilder};
 
 use crate::frame;
 use crate::line::{Line, program_tag};
-use crate::rules::{DISPATCHERS, GROUPS, Group, HELPERS, Rule, STACKS, Sure, TEXT};
+use crate::rules::{GROUPS, Group, Rule, Sure};
+use crate::words::{DISPATCHERS, HELPERS, STACKS, TEXT};
 
 /// What the names in the table's patterns stand for.
 const NAMES: &[(&str, &str)] = &[
@@ -107,8 +108,8 @@ fn optional(pattern: &str) -> Option<Regex> {
 
 fn bytes(pattern: &str) -> BytesRegex {
     let named = NAMES.iter().fold(pattern.to_owned(), |text, (name, by)| text.replace(name, by));
-    // tidy-allow(no-panic): all patterns are constants of this crate, compiled by any test
     let built = regex::bytes::RegexBuilder::new(&named).unicode(false).build();
+    // tidy-allow(no-panic): all patterns are constants of this crate, compiled by any test
     built.expect("the expressions of the rule table are valid")
 }
 
