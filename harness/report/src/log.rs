@@ -386,7 +386,8 @@ fn source(finding: &Finding) -> Option<(String, u64)> {
 
 /// The first lines of the report as the kernel printed them: which device, which file, what message.
 fn printed(finding: &Finding, lines: usize) -> Vec<String> {
-    let told = |line: &String| !line.is_empty() && !line.starts_with("---[ end");
+    let rule = |line: &String| line.chars().all(|c| matches!(c, '-' | '=' | ' '));
+    let told = |line: &String| !rule(line) && !line.starts_with("---[ end");
     let lines = finding.excerpt.lines().map(clean).filter(told).take(lines);
     lines.map(|line| bounded(&line, SENTENCE)).collect()
 }

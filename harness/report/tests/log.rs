@@ -84,7 +84,8 @@ fn findings_for_a_person() {
       log         standard input, line 7
     ");
     // Without a stack, the lines say it all.
-    let lines = "I/O error, dev sda, sector 8\n\nI/O error, dev sda, sector 9\n---[ end ]---\n";
+    let lines =
+        "I/O error, dev sda, sector 8\n------\n\nI/O error, dev sda, sector 9\n---[ end ]---\n";
     let disk = Finding { excerpt: lines.repeat(9), ..little() };
     let shown = finding(&disk, PLACE, 90, Style::Plain);
     insta::assert_snapshot!(shown.lines().skip(2).take(4).collect::<Vec<_>>().join("\n"), @r"
