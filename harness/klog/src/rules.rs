@@ -123,6 +123,8 @@ pub(crate) enum Sure {
     Stamped,
     /// It stands after the names of a driver and its device.
     Device,
+    /// It stands anywhere in a line that carries the kernel's time stamp.
+    Within,
     /// It stands at the start of a line without the kernel's time stamp, in a log that has none.
     Unstamped,
 }
@@ -210,7 +212,7 @@ use Step::{
     Access, Address, CallTrace, Header, Line, Lock, Named, Next, Owner, Pointer, Source, Trace,
     Trap, Victim,
 };
-use Sure::{Device, Stamped, Start, Unstamped};
+use Sure::{Device, Stamped, Start, Unstamped, Within};
 
 /// A `WARN`: newer kernels print where the trap was and then the stack, older ones the stack.
 const fn warn(pattern: &'static str, title: &'static str) -> Rule {
@@ -629,26 +631,67 @@ pub(crate) static GROUPS: &[Group] = &[
     Group { literal: "BUG ", not: "kasan:|DEBUG", rules: &[
         slab(r"BUG \S+ \((?:Not tainted|Tainted.*?)\): (\w[\w ]*\w)"),
     ]},
-    Group { literal: "Machine Check Exception", not: "", rules: &[
+    Group { literal: "Machine Check", not: "", rules: &[
         rule("Machine Check Exception: ", MachineCheck, Severe, "Machine Check Exception")
             .stackless().extra(),
+        // The status after the bank: bit 61 is set where the error was not corrected.
+        storage(r"Machine Check: [0-9a-f]+ Bank \d+: [2367abef][0-9a-f]{15}",
+            MachineCheck, Severe, "Machine Check: uncorrected error").sure(Within),
+        storage(r"Machine Check: [0-9a-f]+ Bank \d+: ",
+            MachineCheck, Warning, "Machine Check: corrected error").sure(Within),
+    ]},
+    Group { literal: "[Hardware Error]: event severity", not: "", rules: &[
+        storage(r"\[Hardware Error\]: event severity: (fatal|recoverable)",
+            MachineCheck, Severe, "Hardware Error: {1}").sure(Within),
+    ]},
+    Group { literal: "AER: ", not: "", rules: &[
+        storage(r"AER: (?:Multiple )?Uncorrect(?:ed|able) \((Non-Fatal|Fatal)\) error",
+            MachineCheck, Severe, "PCIe: uncorrected error ({1})").sure(Within),
     ]},
     Group { literal: "EXT4-fs error", not: "", rules: &[
         storage(r"EXT4-fs error \(device [^)]*\):? (?:in )?(?:(?P<f>[a-z]\w+)(?:\(\))?:\d+)?",
             Filesystem, Severe, "EXT4-fs error in {f}").needs(&[Header]),
     ]},
+    Group { literal: "Remounting filesystem read-only", not: "", rules: &[
+        storage("Remounting filesystem read-only", Filesystem, Severe,
+            "file system remounted read-only").sure(Within),
+    ]},
+    Group { literal: "Aborting journal on device", not: "", rules: &[
+        storage("Aborting journal on device", Filesystem, Severe, "journal aborted").sure(Within),
+    ]},
     Group { literal: "XFS (", not: "", rules: &[
+        storage(r"XFS \([^)]*\): (?:[Ll]og I/O [Ee]rror|Filesystem has been shut down due to)",
+            Filesystem, Severe, "XFS: file system shut down"),
         storage(r"XFS \([^)]*\): (?:Metadata c|C)orruption (?:of in-memory data )?(?:\([^)]*\) )?detected(?:.* at FUNC)?",
             Filesystem, Severe, "XFS: corruption detected in {f}").needs(&[Header]),
         storage(r"XFS \([^)]*\): Internal error .*Caller (?:PC )?FUNC",
             Filesystem, Severe, "XFS: internal error in {f}").needs(&[Header]),
     ]},
     Group { literal: "BTRFS", not: "", rules: &[
-        storage(r"BTRFS(?: critical|: error) \(device [^)]*\)[^:]*: ",
+        storage(r"BTRFS(?: critical|: error) \(device [^)]*\)(?: in \w+:\d+)?: ",
             Filesystem, Severe, "BTRFS: file system error"),
     ]},
-    Group { literal: "I/O error, dev ", not: "", rules: &[
-        storage(r"I/O error, dev \w+, sector", BlockError, Warning, "block device I/O error"),
+    // As `blk_print_req_error` words it.
+    Group { literal: " error, dev ", not: "operation not supported error", rules: &[
+        storage(r" error, dev \w+, sector", BlockError, Warning, "block device I/O error")
+            .sure(Within),
+    ]},
+    Group { literal: "Buffer I/O error on dev", not: "", rules: &[
+        storage(r"Buffer I/O error on dev(?:ice)? .* lost (?:a?sync )?page write", BlockError,
+            Severe, "block device lost a write").sure(Within),
+        storage("Buffer I/O error on dev", BlockError, Warning, "block device I/O error")
+            .sure(Within),
+    ]},
+    Group { literal: "Disk failure on ", not: "", rules: &[
+        storage(r"Disk failure on \w+, disabling device", BlockError, Severe, "md: disk failure")
+            .sure(Within),
+    ]},
+    Group { literal: "controller is down; will reset", not: "", rules: &[
+        storage("controller is down; will reset", BlockError, Severe, "nvme: controller is down")
+            .sure(Within),
+    ]},
+    Group { literal: ": exception Emask", not: "", rules: &[
+        storage(": exception Emask 0x", BlockError, Warning, "ata: exception").sure(Within),
     ]},
     Group { literal: "NETDEV WATCHDOG: CPU", not: "", rules: &[
         rule(r"NETDEV WATCHDOG: CPU: \d+: transmit queue \d+ timed out", FindingKind::Warning, Warning,

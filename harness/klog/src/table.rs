@@ -251,6 +251,7 @@ impl CompiledGroup {
                 Sure::Start => matches!(place, Place::Start | Place::Subsystem),
                 Sure::Device => is_device(before),
                 Sure::Stamped => line.stamped && matches!(place, Place::Start | Place::Subsystem),
+                Sure::Within => line.stamped && place != Place::Program,
                 Sure::Unstamped => !line.stamped && place == Place::Start,
             };
             if !allowed {

@@ -222,3 +222,68 @@ fn a_report_without_the_line_that_names_it_has_a_title() {
                [    1.000200] Call Trace:\n[    1.000300]  ? f+0x1/0x2\n";
     assert_eq!(told(log), ["rust_kernel: panicked at a.rs:LINE:"]);
 }
+
+#[test]
+fn errors_of_hardware_and_storage() {
+    let cases: &[(&str, &str)] = &[
+        (
+            "mce: [Hardware Error]: CPU 3: Machine Check: 0 Bank 5: be00000000800400",
+            "Machine Check: uncorrected error",
+        ),
+        (
+            "mce: [Hardware Error]: CPU 3: Machine Check: 0 Bank 5: 9c00000000800400",
+            "Machine Check: corrected error",
+        ),
+        ("{1}[Hardware Error]: event severity: fatal", "Hardware Error: fatal"),
+        ("{1}[Hardware Error]: event severity: corrected", ""),
+        (
+            "pcieport 0000:00:01.0: AER: Uncorrected (Fatal) error received: 0000:00:01.0",
+            "PCIe: uncorrected error (Fatal)",
+        ),
+        ("pcieport 0000:00:01.0: AER: enabled with IRQ 24", ""),
+        (
+            "BTRFS: error (device sda2: state A) in btrfs_finish_ordered_io:3319: errno=-5 IO failure",
+            "BTRFS: file system error",
+        ),
+        ("BTRFS critical (device sda2): corrupt leaf", "BTRFS: file system error"),
+        ("XFS (dm-0): log I/O error -5", "XFS: file system shut down"),
+        (
+            "XFS (dm-0): Filesystem has been shut down due to log error (0x2).",
+            "XFS: file system shut down",
+        ),
+        ("XFS (dm-0): Mounting V5 Filesystem", ""),
+        ("EXT4-fs (sda1): Remounting filesystem read-only", "file system remounted read-only"),
+        ("EXT4-fs (sda1): re-mounted. Opts: (null)", ""),
+        ("Aborting journal on device sda1-8.", "journal aborted"),
+        (
+            "critical medium error, dev sda, sector 1 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2",
+            "block device I/O error",
+        ),
+        ("blk_update_request: I/O error, dev sdb, sector 8", "block device I/O error"),
+        (
+            "operation not supported error, dev loop0, sector 8 op 0x9:(WRITE_ZEROES) flags 0x800",
+            "",
+        ),
+        (
+            "Buffer I/O error on dev sda1, logical block 0, lost sync page write",
+            "block device lost a write",
+        ),
+        (
+            "Buffer I/O error on dev sda1, logical block 0, async page read",
+            "block device I/O error",
+        ),
+        ("md/raid1:md0: Disk failure on sda1, disabling device.", "md: disk failure"),
+        (
+            "nvme nvme0: controller is down; will reset: CSTS=0xffffffff, PCI_STATUS=0xffff",
+            "nvme: controller is down",
+        ),
+        ("ata1.00: exception Emask 0x0 SAct 0x0 SErr 0x0 action 0x6 frozen", "ata: exception"),
+    ];
+    for (line, title) in cases {
+        let log = format!("[    1.000000] Linux version 6.1.2\n[    5.000000] {line}\n");
+        assert_eq!(told(&log).concat(), *title, "{line}");
+        // A program may say the same.
+        let log = format!("[    1.000000] Linux version 6.1.2\nsyslog: {line}\n");
+        assert_eq!(told(&log).concat(), "", "{line}");
+    }
+}
