@@ -328,8 +328,8 @@ pub struct Change<T> {
     /// Probability that all boots that have it are of the one role, if it had nothing to do with
     /// the kernel: Fisher's exact test, one-sided.
     pub chance: f64,
-    /// The chance is so small that even among all that comes and goes in these boots it explains
-    /// a find like this in at most [`SIGNIFICANCE`] of comparisons.
+    /// The chance is so small that even among all lines, or all findings, that come and go in these
+    /// boots it explains a find like this in at most [`SIGNIFICANCE`] of comparisons.
     pub sure: bool,
 }
 
@@ -414,26 +414,23 @@ impl Census {
 
     /// The difference between the logs of the two roles.
     pub fn delta(&self) -> LogDelta {
-        let seen = || {
-            let lines = self.lines.values().map(|(_, seen)| seen);
-            lines.chain(self.findings.values().map(|(_, seen)| seen))
-        };
-        let unsteady = seen().filter(|seen| self.is_unsteady(seen)).count();
+        let lines = self.lines.values().filter(|(_, seen)| self.is_unsteady(seen)).count();
+        let findings = self.findings.values().filter(|(_, seen)| self.is_unsteady(seen)).count();
         let mut delta = LogDelta {
             logs: (self.count(Role::Baseline), self.count(Role::Candidate)),
-            unsteady: u32::try_from(unsteady).unwrap_or(u32::MAX),
+            unsteady: number(lines + findings),
             left_out: self.left_out,
             ..LogDelta::default()
         };
         for seen in self.lines.values() {
-            match self.only(seen, unsteady) {
+            match self.only(seen, lines) {
                 Some((Role::Candidate, change)) => delta.new_lines.push(change),
                 Some((Role::Baseline, change)) => delta.gone_lines.push(change),
                 None => {}
             }
         }
         for seen in self.findings.values() {
-            match self.only(seen, unsteady) {
+            match self.only(seen, findings) {
                 Some((Role::Candidate, change)) => delta.new_findings.push(change),
                 Some((Role::Baseline, change)) => delta.gone_findings.push(change),
                 None => {}
@@ -459,7 +456,7 @@ impl Census {
         number(self.logs.iter().filter(|log| log.role == role).count())
     }
 
-    /// What only one role has, and which.
+    /// What only one role has, and which; `unsteady` of its sort come and go.
     fn only<T: Clone>(&self, (what, seen): &Seen<T>, unsteady: usize) -> Option<(Role, Change<T>)> {
         let groups: BTreeSet<&str> = seen.iter().map(|&at| &*self.logs[at].group).collect();
         let share = |role| {
@@ -614,6 +611,18 @@ mod tests {
             assert_eq!(change.candidate, Share { boots: have, of: of_candidate });
             assert_eq!(change.baseline, Share { boots: 0, of: of_baseline });
         }
+    }
+
+    #[test]
+    fn lines_that_come_and_go_make_no_finding_doubtful() {
+        let flickers: String =
+            (1..=20).map(|at| format!("[    3.000000] flicker {}\n", "k".repeat(at))).collect();
+        let oops =
+            "[    4.000000] kernel BUG at mm/slub.c:12!\n[    4.000001] RIP: 0010:f+0x1/0x2\n";
+        let (restless, broken) = (format!("{OLD}{flickers}"), format!("{OLD}{oops}"));
+        let delta = compared(&[&restless, OLD, OLD, OLD, OLD], &[&*broken; 5]);
+        assert_eq!((delta.new_findings.len(), delta.unsteady), (1, 20));
+        assert!(delta.new_findings[0].sure);
     }
 
     #[test]

@@ -447,7 +447,9 @@ pub(crate) static GROUPS: &[Group] = &[
         // A name with a line end in it.
         check(r"INFO: task .{0,40}$", HungTask, Severe, "INFO: task hung in {f}")
             .alt(&["hang in {f}"]).pick(Waiting).confirm(" blocked for more than ").sure(Start),
-        rule(r"INFO: (Freed|Allocated) in (.*)", Kasan, Severe, "INFO: {1} in {2}").damaged(CUT),
+        rule(r"INFO: (Freed|Allocated) in (.*)", Kasan, Severe, "INFO: {1} in {2}").damaged(CUT)
+            // In a report of the slab allocator of older kernels, a line of it.
+            .join(Join::Severe),
         rule(r"INFO:\s*$", Bug, Warning, "INFO: corrupted").damaged(EMPTY).sure(Start),
     ]},
     Group { literal: "Unable to handle kernel", not: "", rules: &[

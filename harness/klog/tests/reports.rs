@@ -287,3 +287,21 @@ fn errors_of_hardware_and_storage() {
         assert_eq!(told(&log).concat(), "", "{line}");
     }
 }
+
+#[test]
+fn a_slab_report_of_older_kernels_is_one() {
+    let report = [
+        "BUG kmalloc-64 (Not tainted): Poison overwritten",
+        "INFO: 0xffff88003c0e7d10-0xffff88003c0e7d10. First byte 0x6a instead of 0x6b",
+        "INFO: Allocated in maker+0x1/0x20 age=1 cpu=0 pid=10",
+        "INFO: Freed in breaker+0x1/0x20 age=1 cpu=0 pid=10",
+        "INFO: Slab 0xffffea0000f03800 objects=64 used=64 fp=0x          (null) flags=0x80",
+        "Pid: 1, comm: init Not tainted 3.4.0 #1",
+        "Call Trace:",
+        " [<ffffffff81123456>] print_trailer+0x1/0x20",
+        " [<ffffffff81123456>] bar_do+0x1/0x20",
+        "FIX kmalloc-64: Restoring 0xffff88003c0e7d10-0xffff88003c0e7d10=0x6b",
+    ];
+    let log = lines("[    1.000000] ", &report).concat();
+    assert_eq!(told(&log), ["BUG: Poison overwritten in maker"]);
+}
