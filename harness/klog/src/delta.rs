@@ -1,7 +1,7 @@
 //! What is new in the kernel logs of one kernel against those of another, and how sure that is.
 //!
 //! Each log, one per boot, is gathered into a [`Digest`]: its findings, and its different lines
-//! outside of them, told apart by their [`pattern`]. A [`Census`] counts in how many boots of each
+//! outside of them, told apart by their `pattern`. A [`Census`] counts in how many boots of each
 //! role they are, and gives the [`LogDelta`].
 
 use std::borrow::Cow;
@@ -93,7 +93,7 @@ const TROUBLE: &[&str] = &[
     "unsupported",
 ];
 
-/// A line of the kernel that stands for all of its [`pattern`].
+/// A line of the kernel that stands for all of its `pattern`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
     /// As first seen; cut when it is long.
