@@ -49,26 +49,25 @@ pub(crate) fn pool<'a>(
     fs::create_dir_all(context.cache()?).map_err(at(context.cache()?))?;
     let builder = context.images()?;
     // A kernel is read while programs are asked for their versions.
-    let base = || Ok::<_, CommandError>(Arc::new(context.images()?.base_userland()?));
+    let images: Vec<&str> = images.into_iter().collect();
+    let with_base = images.contains(&BASE);
+    let base = || {
+        let base =
+            || Ok::<_, CommandError>(Userland::Base(Arc::new(context.images()?.base_userland()?)));
+        with_base.then(base).transpose()
+    };
     let programs = || both(|| context.qemu(), base);
     let (kernels, (qemu, base)) = both(kernels, programs);
     let (kernels, qemu) = (kernels?, qemu?);
-    let mut base = Some(base);
-    let mut userlands = BTreeMap::new();
+    let mut userlands: BTreeMap<String, Userland> =
+        base?.map(|base| (BASE.to_owned(), base)).into_iter().collect();
     for name in images {
         if userlands.contains_key(name) {
             continue;
         }
-        let userland = if name == BASE
-            && let Some(base) = base.take()
-        {
-            Userland::Base(base?)
-        } else {
-            let recipe = library.recipe(name)?;
-            progress(format!("image {name}"));
-            Userland::Image(builder.build(&recipe)?.path)
-        };
-        userlands.insert(name.to_owned(), userland);
+        let recipe = library.recipe(name)?;
+        progress(format!("image {name}"));
+        userlands.insert(name.to_owned(), Userland::Image(builder.build(&recipe)?.path));
     }
     Ok(Guests::new(GuestsConfig {
         qemu,
