@@ -187,9 +187,7 @@ impl Parser {
         let reset = self.machine.hear(&line, hit);
         if self.machine.stamped && !line.stamped && !reset {
             // User space, or the rest of a report in a log that had no times so far.
-            if hit {
-                self.open.retain_mut(|report| !report.notice(&line.message));
-            }
+            self.notice(&line, hit);
             self.open.iter_mut().for_each(|report| report.pass(start));
             return self.flush(found);
         }
@@ -200,9 +198,7 @@ impl Parser {
         if let Some(header) = header {
             self.header(header, &line, start, end);
         } else {
-            if hit {
-                self.open.retain_mut(|report| !report.notice(&line.message));
-            }
+            self.notice(&line, hit);
             for report in &mut self.open {
                 match report.owns(&line) {
                     true => report.take(&line, end),
@@ -211,6 +207,13 @@ impl Parser {
             }
         }
         self.flush(found);
+    }
+
+    /// Shows the reports a line that begins none; those that were none because of it go.
+    fn notice(&mut self, line: &Line<'_>, hit: bool) {
+        if hit {
+            self.open.retain_mut(|report| !report.notice(&line.message));
+        }
     }
 
     /// Takes a line that begins a report.

@@ -268,29 +268,28 @@ impl Compiled {
         if !text.starts_with(self.start) {
             return None;
         }
+        let owned = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
         if self.pattern.captures_len() == 1 {
-            let plain = |text| String::from_utf8_lossy(text).into_owned();
             return self.pattern.is_match(text).then(|| Header {
                 compiled: self,
                 groups: Default::default(),
                 function: None,
-                text: plain(text),
+                text: owned(text),
             });
         }
         let caught = self.pattern.captures(text)?;
-        let owned = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
         // Groups are numbered together with the function's.
-        let name = caught.name("f").map(|name| name.start());
+        let name = caught.name("f");
         let mut numbered = caught
             .iter()
             .skip(1)
             .flatten()
-            .filter(|group| Some(group.start()) != name)
+            .filter(|group| Some(group.start()) != name.map(|name| name.start()))
             .map(|group| owned(group.as_bytes()));
         Some(Header {
             compiled: self,
             groups: [numbered.next().unwrap_or_default(), numbered.next().unwrap_or_default()],
-            function: caught.name("f").map(|name| owned(name.as_bytes())),
+            function: name.map(|name| owned(name.as_bytes())),
             text: owned(text),
         })
     }
