@@ -148,6 +148,31 @@ impl fmt::Display for Severity {
     }
 }
 
+/// The letters of the taint flags, by bit, and what they stand for
+/// (`Documentation/admin-guide/tainted-kernels.rst`).
+pub const TAINTS: &[(char, &str)] = &[
+    ('P', "proprietary module"),
+    ('F', "module loaded by force"),
+    ('S', "processor out of specification"),
+    ('R', "module removed by force"),
+    ('M', "machine check"),
+    ('B', "bad page"),
+    ('U', "set by a user"),
+    ('D', "an oops before"),
+    ('A', "ACPI table overridden"),
+    ('W', "a warning before"),
+    ('C', "staging driver"),
+    ('I', "firmware bug worked around"),
+    ('O', "out-of-tree module"),
+    ('E', "unsigned module"),
+    ('L', "a soft lockup before"),
+    ('K', "live patch"),
+    ('X', "set by the distribution"),
+    ('T', "randomised structures"),
+    ('N', "in-kernel test"),
+    ('J', "fwctl"),
+];
+
 /// What a sanitizer or a fault handler says about the access that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -258,8 +283,7 @@ pub struct Finding {
     /// Its name, as the kernel knows it: at most 15 bytes.
     #[serde(default)]
     pub command: Option<String>,
-    /// Letters of the taint flags that were set, in the kernel's order (`PFSRMBUDAWCIOELKXTNJ`,
-    /// `Documentation/admin-guide/tainted-kernels.rst`); `None` when the report does not tell.
+    /// Letters of the taint flags that were set, in the kernel's order ([`TAINTS`]); `None` when the report does not tell.
     #[serde(default)]
     pub taint: Option<String>,
     /// Modules that were linked in, without their own flags.

@@ -4,7 +4,7 @@
 use anstyle::AnsiColor;
 use kgate_klog::convention;
 use kgate_klog::delta::{Change, Level, LogDelta, LogLine, Share};
-use kgate_model::finding::{Finding, FindingKind, Frame, Operation, Severity, Stack};
+use kgate_model::finding::{Finding, FindingKind, Frame, Operation, Severity, Stack, TAINTS};
 use serde_json::{Value, json};
 
 use crate::Style;
@@ -28,30 +28,6 @@ const FRAME: usize = 300;
 const ANNOTATED: usize = 10;
 /// Bytes of a title or of another text of the guest's in one line.
 const SENTENCE: usize = 600;
-
-/// What the letters of a taint stand for, in the kernel's order.
-const TAINT: &[(char, &str)] = &[
-    ('P', "proprietary module"),
-    ('F', "module loaded by force"),
-    ('S', "processor out of specification"),
-    ('R', "module removed by force"),
-    ('M', "machine check"),
-    ('B', "bad page"),
-    ('U', "set by a user"),
-    ('D', "an oops before"),
-    ('A', "ACPI table overridden"),
-    ('W', "a warning before"),
-    ('C', "staging driver"),
-    ('I', "firmware bug worked around"),
-    ('O', "out-of-tree module"),
-    ('E', "unsigned module"),
-    ('L', "a soft lockup before"),
-    ('K', "live patch"),
-    ('X', "set by the distribution"),
-    ('T', "randomised structures"),
-    ('N', "in-kernel test"),
-    ('J', "fwctl"),
-];
 
 /// Where a finding was read.
 #[derive(Clone, Copy, Debug)]
@@ -415,7 +391,7 @@ fn kernel(finding: &Finding) -> String {
         "" => "not tainted".to_owned(),
         letters => {
             let word = |letter: char| {
-                let known = TAINT.iter().find(|(known, _)| *known == letter);
+                let known = TAINTS.iter().find(|(known, _)| *known == letter);
                 known.map_or_else(
                     || clean(&letter.to_string()),
                     |(letter, word)| format!("{word} ({letter})"),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kgate_machine::Machine;
-use kgate_model::finding::{Finding, Severity};
+use kgate_model::finding::{Finding, Severity, TAINTS};
 use kgate_model::journal::Event;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
 use kgate_model::plan::PlannedTrial;
@@ -183,9 +183,6 @@ async fn load_modules(machine: &mut dyn Machine, names: &[String]) -> Result<(),
 /// Taint flags that a message in the kernel's log explains: dead, warned, soft lockup.
 const EXPLAINED: u64 = 1 << 7 | 1 << 9 | 1 << 14;
 
-/// The letters of the taint flags, by bit (`Documentation/admin-guide/tainted-kernels.rst`).
-const TAINTS: &str = "PFSRMBUDAWCIOELKXTN";
-
 /// What is wrong when the kernel became tainted and the scenario doesn't allow it. A scenario that
 /// was allowed to provoke what was found was allowed the taint that comes with it.
 fn tainted(allowed: bool, before: u64, after: u64, found: bool) -> Option<Fault> {
@@ -193,8 +190,8 @@ fn tainted(allowed: bool, before: u64, after: u64, found: bool) -> Option<Fault>
     if new == 0 || allowed {
         return None;
     }
-    let letters: String =
-        TAINTS.chars().enumerate().filter(|(bit, _)| new >> bit & 1 == 1).map(|(_, c)| c).collect();
+    let set = TAINTS.iter().enumerate().filter(|(bit, _)| new >> bit & 1 == 1);
+    let letters: String = set.map(|(_, (letter, _))| letter).collect();
     let message = format!("the kernel became tainted: {letters} ({new})");
     Some(Fault::kernel(FaultKind::Finding, message))
 }
