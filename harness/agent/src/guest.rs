@@ -91,7 +91,7 @@ fn run(started: &mut Option<&'static Agent>) -> Result<(), String> {
     let agent = *started.insert(Agent::new(true, Some(groups)));
     serve::start(agent, channel)?;
     complete();
-    serve::serve(agent, channel)
+    serve::serve(agent, channel, false)
 }
 
 /// The serial line that the command line names, or else the virtio-serial port.

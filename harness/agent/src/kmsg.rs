@@ -3,16 +3,46 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
 use kgate_model::wire::{CHUNK, Reply};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::lock;
 use crate::outbox::Outbox;
 
 /// Largest record that `/dev/kmsg` gives.
 const RECORD: usize = 8192;
 
+/// How far the kernel log is read.
+#[derive(Default)]
+pub(crate) struct Reading {
+    /// The reader sleeps: everything that was logged is on its way. `None`: nobody reads.
+    asleep: Mutex<Option<bool>>,
+    changed: Condvar,
+}
+
+impl Reading {
+    fn set(&self, asleep: Option<bool>) {
+        *lock(&self.asleep) = asleep;
+        self.changed.notify_all();
+    }
+
+    /// Waits until what was logged so far is read, where somebody reads, at most for `limit`.
+    pub(crate) fn wait_read(&self, limit: Duration) {
+        let asleep = lock(&self.asleep);
+        let _ = self.changed.wait_timeout_while(asleep, limit, |asleep| *asleep == Some(false));
+    }
+}
+
 /// Streams `/dev/kmsg` until it fails; returns at once where it isn't readable.
-pub(crate) fn stream(outbox: &Outbox) {
+pub(crate) fn stream(outbox: &Outbox, reading: &Reading) {
+    follow(outbox, reading);
+    reading.set(None);
+}
+
+fn follow(outbox: &Outbox, reading: &Reading) {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let Ok(mut log) = File::options().read(true).custom_flags(flags).open("/dev/kmsg") else {
@@ -20,6 +50,7 @@ pub(crate) fn stream(outbox: &Outbox) {
     };
     // The log of the boot is hundreds of records long and has time; the first step hasn't.
     let _ = rustix::process::setpriority_process(None, 19);
+    reading.set(Some(false));
     let mut caught_up = false;
     let mut batch = Batch::default();
     let mut record = vec![0; RECORD];
@@ -35,9 +66,11 @@ pub(crate) fn stream(outbox: &Outbox) {
                 if !std::mem::replace(&mut caught_up, true) {
                     let _ = rustix::process::setpriority_process(None, 0);
                 }
+                reading.set(Some(true));
                 if poll(&mut [PollFd::new(&log, PollFlags::IN)], None).is_err() {
                     std::thread::yield_now();
                 }
+                reading.set(Some(false));
             }
             Err(_) => {
                 batch.send(outbox);

@@ -18,6 +18,7 @@
 mod cgroup;
 mod channel;
 mod command;
+mod fresh;
 mod guest;
 mod kmsg;
 mod net;

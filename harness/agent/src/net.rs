@@ -19,8 +19,9 @@ pub(crate) fn loopback() -> Result<(), Trouble> {
     Netlink::open()?.up(interface_index("lo")?).map_err(|e| failed("bring up lo", e))
 }
 
-/// Brings the first NIC up with the defaults of QEMU's user network.
-pub(crate) fn user_network() -> Result<(), Trouble> {
+/// Brings the first NIC up with the defaults of QEMU's user network, and with this address of its own
+/// where one is given.
+pub(crate) fn user_network(mac: Option<[u8; 6]>) -> Result<(), Trouble> {
     let names = fs::read_dir("/sys/class/net").map_err(|e| failed("read /sys/class/net", e))?;
     // `device` is there for hardware only, not for what modules like bonding make.
     let nic = names
@@ -31,6 +32,9 @@ pub(crate) fn user_network() -> Result<(), Trouble> {
         .ok_or_else(|| refused("network was asked for, but the kernel has no NIC"))?;
     let index = interface_index(&nic)?;
     let mut netlink = Netlink::open()?;
+    if let Some(mac) = mac {
+        netlink.mac(index, mac).map_err(|e| failed(format!("give {nic} its MAC"), e))?;
+    }
     netlink.up(index).map_err(|e| failed(format!("bring up {nic}"), e))?;
     netlink.address(index).map_err(|e| failed(format!("give {nic} its address"), e))?;
     netlink.default_route(index).map_err(|e| failed("set the default route", e))
@@ -57,6 +61,14 @@ impl Netlink {
         let up = (libc::IFF_UP as u32).to_ne_bytes();
         // struct ifinfomsg: family, pad, type, index, flags, change
         let body = [[0; 4], index.to_ne_bytes(), up, up].concat();
+        self.request(libc::RTM_NEWLINK, 0, &body)
+    }
+
+    fn mac(&mut self, index: u32, mac: [u8; 6]) -> rustix::io::Result<()> {
+        let mut body = [[0; 4], index.to_ne_bytes(), [0; 4], [0; 4]].concat();
+        attribute(&mut body, libc::IFLA_ADDRESS, &mac);
+        // An attribute ends on a word's boundary.
+        body.extend([0; 2]);
         self.request(libc::RTM_NEWLINK, 0, &body)
     }
 

@@ -23,7 +23,7 @@ use crate::command::{self, Shared};
 use crate::outbox::Outbox;
 use crate::reaper::Reaper;
 use crate::trouble::{failed, refused};
-use crate::{guest, kmsg, lock, processes, setup, state};
+use crate::{fresh, guest, kmsg, lock, processes, setup, state};
 
 /// Commands at one time.
 const COMMANDS: usize = 64;
@@ -34,6 +34,9 @@ const STACK: usize = 256 << 10;
 /// Distance of attempts in [`Ready`].
 const READY_AGAIN: Duration = Duration::from_millis(5);
 
+/// Longest that [`Request::Settle`] waits for the kernel's log to be read, which may never end.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
 /// Longest that [`Request::KillAll`] waits for everything to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -42,6 +45,7 @@ pub(crate) struct Agent {
     pub(crate) outbox: Outbox,
     pub(crate) reaper: Reaper,
     pub(crate) groups: Option<Groups>,
+    log: kmsg::Reading,
     commands: Mutex<HashMap<RequestId, Arc<Shared>>>,
     command_gone: Condvar,
     /// PID 1 of a guest, not a process on a lab host.
@@ -57,6 +61,7 @@ impl Agent {
             outbox: Outbox::default(),
             reaper: Reaper::default(),
             groups,
+            log: kmsg::Reading::default(),
             commands: Mutex::default(),
             command_gone: Condvar::new(),
             guest,
@@ -96,7 +101,9 @@ pub fn stdio(options: Options) -> Result<(), String> {
     let agent = Agent::new(false, groups.map(|mount| Groups::at(mount, &Groups::own_name())));
     let channel: &'static Channel = Box::leak(Box::new(Channel::new(reader, writer)));
     start(agent, channel)?;
-    let served = serve(agent, channel);
+    // At once: an agent that was left behind by another build may not understand the controller.
+    agent.outbox.send(&hello(false));
+    let served = serve(agent, channel, true);
     let ended = kill_everything(agent);
     agent.outbox.flush(Duration::from_secs(2));
     if let Some(groups) = &agent.groups {
@@ -130,7 +137,7 @@ fn spawn_thread(
     thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body)
 }
 
-/// Starts the threads that every agent has, and says hello.
+/// Starts the threads that every agent has.
 pub(crate) fn start(agent: &'static Agent, channel: &'static Channel) -> Result<(), String> {
     let writer = move || {
         if agent.outbox.write_all_with(|frame| channel.write(frame)).is_err() {
@@ -138,7 +145,6 @@ pub(crate) fn start(agent: &'static Agent, channel: &'static Channel) -> Result<
         }
     };
     let trouble = |e| format!("start a thread: {e}");
-    agent.outbox.send(&hello());
     spawn_thread("writer", writer).map_err(trouble)?;
     spawn_thread("reaper", || agent.reaper.run()).map_err(trouble)?;
     spawn_thread("heartbeat", || {
@@ -151,22 +157,26 @@ pub(crate) fn start(agent: &'static Agent, channel: &'static Channel) -> Result<
     Ok(())
 }
 
-fn hello() -> Reply {
-    Reply::Hello { protocol: PROTOCOL, identity: state::identity() }
+fn hello(lasting: bool) -> Reply {
+    Reply::Hello { protocol: PROTOCOL, identity: state::identity(lasting) }
 }
 
 /// A request that touches files or loads modules: done in order by one thread, which may hang in
 /// the kernel without stopping the rest.
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Serves requests until the stream ends or asks to power off.
-pub(crate) fn serve(agent: &'static Agent, channel: &Channel) -> Result<(), String> {
+/// Serves requests until the stream ends or asks to power off. `greeted`: the first controller has its
+/// hello already.
+pub(crate) fn serve(
+    agent: &'static Agent,
+    channel: &Channel,
+    mut greeted: bool,
+) -> Result<(), String> {
     let (work, queue) = mpsc::channel();
     spawn_thread("files", move || queue.into_iter().for_each(|work: Work| work()))
         .map_err(|e| format!("start a thread: {e}"))?;
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; 64 << 10];
-    let mut greeted = false;
     loop {
         let mut reconnected = false;
         let n = channel
@@ -183,11 +193,11 @@ pub(crate) fn serve(agent: &'static Agent, channel: &Channel) -> Result<(), Stri
             match request {
                 Request::PowerOff => return Ok(()),
                 Request::Hello { protocol, setup } => {
-                    // The hello of the start answers the first; another controller gets its own.
-                    if std::mem::replace(&mut greeted, true) {
-                        agent.outbox.send(&hello());
+                    let fresh = setup.fresh.as_ref().map_or(Ok(()), fresh::apply);
+                    if !std::mem::replace(&mut greeted, false) {
+                        agent.outbox.send(&hello(agent.guest && setup.fresh.is_none()));
                     }
-                    greet(agent, protocol, &setup);
+                    greet(agent, protocol, &setup, fresh);
                 }
                 request => handle(agent, request, &work),
             }
@@ -195,10 +205,10 @@ pub(crate) fn serve(agent: &'static Agent, channel: &Channel) -> Result<(), Stri
     }
 }
 
-fn greet(agent: &'static Agent, protocol: u32, setup: &Setup) {
+fn greet(agent: &'static Agent, protocol: u32, setup: &Setup, fresh: Result<(), Trouble>) {
     static LOG: OnceLock<()> = OnceLock::new();
     let result = if protocol == PROTOCOL {
-        setup::apply(setup, agent.guest, &agent.initramfs)
+        fresh.and_then(|()| setup::apply(setup, agent.guest, &agent.initramfs))
     } else {
         Err(refused(format!(
             "the controller speaks protocol {protocol}, this agent {PROTOCOL}: install the agent \
@@ -209,7 +219,7 @@ fn greet(agent: &'static Agent, protocol: u32, setup: &Setup) {
     if setup.kernel_log {
         // Only now: reading hundreds of records would hold up the first step.
         LOG.get_or_init(|| {
-            let _ = spawn_thread("kernel log", || kmsg::stream(&agent.outbox));
+            let _ = spawn_thread("kernel log", || kmsg::stream(&agent.outbox, &agent.log));
         });
     }
 }
@@ -254,6 +264,15 @@ fn handle(agent: &'static Agent, request: Request, work: &Sender<Work>) {
         Request::WriteFile { id, path, mode, append, data } => in_order(Box::new(move || {
             done(id, write_file(&path, mode, append, &data));
         })),
+        Request::Settle { id } => {
+            let settle = move || {
+                agent.log.wait_read(SETTLED_WITHIN);
+                agent.outbox.send(&Reply::Done { id, result: Ok(()) });
+            };
+            if let Err(e) = spawn_thread("settle", settle) {
+                done(id, Err(failed("start a thread", e)));
+            }
+        }
         Request::State { id } => in_order(Box::new(move || {
             agent.outbox.send(&match state::kernel_state() {
                 Ok(state) => Reply::State { id, state },

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::trouble::{failed, refused};
-use crate::{net, root};
+use crate::{fresh, net, root};
 
 /// Applies `setup`. `initramfs` gets a handle of the old root when the root changes.
 pub(crate) fn apply(
@@ -19,14 +19,22 @@ pub(crate) fn apply(
     guest: bool,
     initramfs: &OnceLock<OwnedFd>,
 ) -> Result<(), Trouble> {
-    if !guest && (setup.root.is_some() || setup.network || !setup.hostname.is_empty()) {
-        return Err(refused("root, network and host name are set up in a guest only"));
+    if !guest
+        && (setup.root.is_some()
+            || setup.network
+            || !setup.hostname.is_empty()
+            || setup.fresh.is_some())
+    {
+        return Err(refused("root, network, host name and identity are set up in a guest only"));
     }
     load_modules(&setup.modules, initramfs.get())?;
     if let Some(root) = &setup.root {
         let old = root::change(root)?;
         // A second controller of the same boot finds the root as the first left it.
         let _ = initramfs.set(old);
+    }
+    if let Some(fresh) = &setup.fresh {
+        fresh::machine_id(fresh)?;
     }
     if !setup.hostname.is_empty() {
         rustix::system::sethostname(setup.hostname.as_bytes())
@@ -36,7 +44,7 @@ pub(crate) fn apply(
         write_sysctl(name, value)?;
     }
     if setup.network {
-        net::user_network()?;
+        net::user_network(setup.fresh.as_ref().map(|fresh| fresh.mac))?;
         // An image may have a link here that leads nowhere.
         let _ = fs::remove_file("/etc/resolv.conf");
         let _ = fs::create_dir_all("/etc");

@@ -15,7 +15,9 @@ pub(crate) fn uptime_ms() -> u64 {
 }
 
 /// The running kernel. What can't be read stays empty: the controller judges.
-pub(crate) fn identity() -> Identity {
+///
+/// `lasting` leaves out what would be fixed by looking at it, and so be the same in every clone.
+pub(crate) fn identity(lasting: bool) -> Identity {
     let name = rustix::system::uname();
     let text = |path| fs::read_to_string(path).unwrap_or_default().trim_end().to_owned();
     Identity {
@@ -23,7 +25,7 @@ pub(crate) fn identity() -> Identity {
         version: name.version().to_string_lossy().into_owned(),
         machine: name.machine().to_string_lossy().into_owned(),
         build_id: build_id(&fs::read("/sys/kernel/notes").unwrap_or_default()).unwrap_or_default(),
-        boot_id: text("/proc/sys/kernel/random/boot_id"),
+        boot_id: if lasting { String::new() } else { text("/proc/sys/kernel/random/boot_id") },
         command_line: text("/proc/cmdline"),
         uptime_ms: uptime_ms(),
     }

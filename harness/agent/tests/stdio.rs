@@ -69,7 +69,7 @@ fn another_protocol_and_a_guests_setup_are_refused() {
             PROTOCOL + 1
         )
     );
-    let guests = "root, network and host name are set up in a guest only";
+    let guests = "root, network, host name and identity are set up in a guest only";
     let root = Some(Root { device: "/dev/vda".into(), fs: "squashfs".into() });
     assert_eq!(setup(PROTOCOL, Setup { root, ..Setup::default() }), guests);
     assert_eq!(setup(PROTOCOL, Setup { network: true, ..Setup::default() }), guests);

@@ -58,6 +58,7 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
     let request = BootRequest {
         name: "kgate-boot".into(),
         role: Role::Candidate,
+        number: 1,
         image: args.image.clone(),
         shape: MachineShape {
             cpus: args.cpus,

@@ -207,6 +207,15 @@ impl Agent {
         }
     }
 
+    /// Waits until everything that the agent had to say so far is here, records of `/dev/kmsg`
+    /// included.
+    ///
+    /// # Errors
+    /// See [`AgentError`].
+    pub async fn settle(&self) -> Result<(), AgentError> {
+        self.done(|id| Request::Settle { id }, ANSWER).await
+    }
+
     /// Ends everything that earlier commands left running.
     ///
     /// # Errors

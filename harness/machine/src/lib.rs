@@ -10,13 +10,13 @@ pub mod process;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use kgate_model::finding::Finding;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Role};
 use kgate_model::plan::MachineShape;
-use kgate_model::wire::Identity;
+use kgate_model::wire::{Identity, KernelState};
 use tokio::sync::watch;
 
 pub use agent::{Agent, AgentError};
@@ -29,6 +29,8 @@ pub struct BootRequest {
     pub name: String,
     /// Which of the pool's kernels.
     pub role: Role,
+    /// Replicate, from 1: boots of different replicates never have a template in common.
+    pub number: u32,
     /// The root of the steps: `base` or an image of the pool.
     pub image: String,
     /// What the machine must look like.
@@ -44,11 +46,26 @@ pub struct BootRequest {
     pub deadline: Duration,
 }
 
+/// What to start from a template.
+#[derive(Clone, Debug)]
+pub struct CloneRequest {
+    /// A name for people and process lists, unique in the run.
+    pub name: String,
+    /// Where the console is written, byte for byte, from where the template's ends.
+    pub console: PathBuf,
+    /// Where the records of `/dev/kmsg` are written, from where the template's end.
+    pub kernel_log: PathBuf,
+    /// The agent must have answered after this time.
+    pub deadline: Duration,
+}
+
 /// Machines of one kind, for the two kernels of a run.
 #[async_trait(?Send)]
 pub trait Pool {
-    /// How many machines of this shape the controller carries at once; at least one.
-    fn capacity(&self, shape: &MachineShape) -> usize;
+    /// Whether the controller carries another machine of this shape beside those that there are.
+    /// Always when there is none. A `clone` counts by what clones really use. A machine takes its room
+    /// when the future that starts it is first polled.
+    fn has_room(&self, shape: &MachineShape, clone: bool) -> bool;
 
     /// Facts about this pool that a reader of the results needs, such as accelerator and version.
     fn facts(&self) -> BTreeMap<String, String>;
@@ -59,6 +76,50 @@ pub trait Pool {
     /// # Errors
     /// The machine did not get that far; the fault says whose fault it is.
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError>;
+
+    /// Boots a machine, or takes one that was booted from exactly the same by an earlier run, and
+    /// keeps it as it is when its agent is ready. `None`: this pool's machines can't be kept.
+    ///
+    /// Console and kernel log of the boot are where the request wants them, also when it was an
+    /// earlier run's.
+    ///
+    /// # Errors
+    /// The machine did not get that far, or it can't be kept: then the fault is the harness's, and
+    /// [`Self::boot`] may well work.
+    async fn template(
+        &self,
+        request: &BootRequest,
+    ) -> Option<Result<Box<dyn Template>, BootError>> {
+        let _ = request;
+        None
+    }
+}
+
+/// A booted machine, kept as it was when its agent was ready. Dropping it frees what it holds, if
+/// the pool doesn't keep it for later runs.
+#[async_trait(?Send)]
+pub trait Template {
+    /// The kernel that answered. Its boot id is empty: each clone has its own.
+    fn identity(&self) -> &Identity;
+
+    /// Taint and memory when it was ready.
+    fn state(&self) -> &KernelState;
+
+    /// What the kernel logged against itself on the way there.
+    fn findings(&self) -> &[Finding];
+
+    /// Time that the boot took.
+    fn ready(&self) -> Duration;
+
+    /// When it was booted, where an earlier run did that.
+    fn kept_since(&self) -> Option<SystemTime>;
+
+    /// Starts a machine that goes on from there, told apart from all others by its entropy, machine
+    /// id, time and MAC. Dropping the future ends what was started.
+    ///
+    /// # Errors
+    /// It could not be started; that is never taken for the kernel's fault.
+    async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError>;
 }
 
 /// A machine on which a kernel runs and an agent answers. Dropping it ends it.

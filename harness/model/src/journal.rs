@@ -53,6 +53,9 @@ pub enum Event {
         ready_ms: u64,
         /// Taint and memory after boot, before any trial.
         state: KernelState,
+        /// When it was booted, in milliseconds since the Unix epoch, where an earlier run did that and
+        /// its template was kept.
+        kept_since: Option<u64>,
     },
     /// The machine is gone.
     BootEnded {
@@ -84,6 +87,8 @@ pub enum Event {
         trial: String,
         /// The attempt of its boot.
         attempt: u32,
+        /// Its own machine, when it isn't that of the boot.
+        machine: Option<OwnMachine>,
     },
     /// A step of a trial started.
     StepStarted {
@@ -118,6 +123,8 @@ pub enum Event {
         after: Option<KernelState>,
         /// The steps' output, relative to the run directory.
         log: Option<String>,
+        /// Diagnosis of the trial's own machine when it hung, relative to the run directory.
+        diagnosis: Option<String>,
     },
     /// Something a person should know that is no outcome.
     Note {
@@ -129,6 +136,19 @@ pub enum Event {
         /// `None` when all of the plan was carried out.
         stopped: Option<Fault>,
     },
+}
+
+/// A machine that was started for one trial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnMachine {
+    /// A clone of the boot's template; `false` when one could not be had and it was booted.
+    pub clone: bool,
+    /// Milliseconds from its start to the agent's first word.
+    pub ready_ms: u64,
+    /// Its console, relative to the run directory.
+    pub console: String,
+    /// Its records of `/dev/kmsg`, relative to the run directory.
+    pub kernel_log: String,
 }
 
 /// What is known about a trial.
@@ -160,6 +180,8 @@ pub struct TrialRecord {
     pub log: Option<String>,
     /// The attempt at its boot in which it last started, from 1.
     pub attempt: Option<u32>,
+    /// Its own machine in that attempt, when it had one.
+    pub machine: Option<OwnMachine>,
     /// The console of that attempt, relative to the run directory.
     pub console: Option<String>,
     /// The diagnosis of that attempt's machine, when it hung.
@@ -285,7 +307,9 @@ impl RunRecord {
                 boot.after_boot.get_or_insert(state);
             }
             Event::BootEnded { boot, attempt, fault, state, console, diagnosis } => {
-                let in_it = |t: &&mut TrialRecord| t.boot == boot && t.attempt == Some(attempt);
+                let in_it = |t: &&mut TrialRecord| {
+                    t.boot == boot && t.attempt == Some(attempt) && t.machine.is_none()
+                };
                 for trial in self.trials.iter_mut().filter(in_it) {
                     trial.console = Some(console.clone());
                     trial.diagnosis.clone_from(&diagnosis);
@@ -305,11 +329,12 @@ impl RunRecord {
                     self.boots[at].findings.push(*finding);
                 }
             }
-            Event::TrialStarted { trial, attempt } => {
+            Event::TrialStarted { trial, attempt, machine } => {
                 let Some(&at) = trial_at.get(&trial) else { return };
                 let trial = &mut self.trials[at];
                 trial.attempt = Some(attempt);
-                trial.console = None;
+                trial.console = machine.as_ref().map(|machine| machine.console.clone());
+                trial.machine = machine;
                 trial.diagnosis = None;
                 // A trial that was cut short is run again from its beginning.
                 trial.samples.clear();
@@ -325,7 +350,16 @@ impl RunRecord {
                     None => all.push(samples),
                 }
             }
-            Event::TrialEnded { trial, outcome, wall_ms, subtests, before, after, log } => {
+            Event::TrialEnded {
+                trial,
+                outcome,
+                wall_ms,
+                subtests,
+                before,
+                after,
+                log,
+                diagnosis,
+            } => {
                 let Some(&at) = trial_at.get(&trial) else { return };
                 let trial = &mut self.trials[at];
                 trial.outcome = Some(outcome);
@@ -334,6 +368,7 @@ impl RunRecord {
                 trial.before = before;
                 trial.after = after;
                 trial.log = log;
+                trial.diagnosis = diagnosis.or(trial.diagnosis.take());
             }
         }
     }
@@ -374,6 +409,7 @@ impl TrialRecord {
             after: None,
             log: None,
             attempt: None,
+            machine: None,
             console: None,
             diagnosis: None,
         }

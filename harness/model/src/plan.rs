@@ -6,7 +6,7 @@ use crate::kernel::KernelRecord;
 use crate::outcome::{Outcome, Role};
 
 /// Version of the plan's and the journal's format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The kind of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,6 +30,33 @@ impl Kind {
             Self::Subsystem => "subsystem",
             Self::Integration => "integration",
             Self::Performance => "performance",
+        }
+    }
+}
+
+/// How a trial gets its machine.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// A machine of its own that goes on from where a booted one, the template, was ready. Where the
+    /// pool can't do that, as [`Self::Shared`].
+    #[default]
+    Warm,
+    /// One that was booted for it and for others, which run on it before and after, in order.
+    Shared,
+    /// One that was booted for it alone.
+    Cold,
+}
+
+impl Start {
+    /// The word used in ids, files and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Shared => "shared",
+            Self::Cold => "cold",
         }
     }
 }
@@ -79,6 +106,8 @@ pub struct PlannedBoot {
     pub shape: MachineShape,
     /// Kernel modules that its trials load, each once.
     pub modules: Vec<String>,
+    /// How its trials get their machine. A cold boot has one trial.
+    pub start: Start,
     /// No other boot may run beside it: it measures time.
     pub exclusive: bool,
     /// Partition that runs it, from 1; 1 of 1 when the plan isn't cut.

@@ -14,7 +14,7 @@ use crate::sample::Better;
 
 /// Version of the messages below. Controller and agent are built together; the number catches an
 /// agent left behind on a lab host by another build.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// No payload is larger. Senders cut long output into pieces of at most [`CHUNK`].
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -105,6 +105,12 @@ pub enum Request {
         /// Pairs the answer.
         id: RequestId,
     },
+    /// Waits until everything that the agent had to say is said, the records of `/dev/kmsg` so far
+    /// included; answered by [`Reply::Done`].
+    Settle {
+        /// Pairs the [`Reply::Done`].
+        id: RequestId,
+    },
     /// Ends what earlier steps left running; answered by [`Reply::Done`].
     KillAll {
         /// Pairs the [`Reply::Done`].
@@ -130,6 +136,22 @@ pub struct Setup {
     pub kernel_log: bool,
     /// A NIC is attached: bring it up with QEMU's user-network defaults (10.0.2.15/24).
     pub network: bool,
+    /// What tells this guest from every other one. A guest that gets none is a template: it doesn't
+    /// even look at what would make all its clones the same machine.
+    pub fresh: Option<Fresh>,
+}
+
+/// What tells a guest from every other one that began as a copy of the same memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fresh {
+    /// Random bytes for the kernel's generator, which is made to start anew with them.
+    pub entropy: Vec<u8>,
+    /// `/etc/machine-id`: 32 hexadecimal digits.
+    pub machine_id: String,
+    /// Time of the controller, in nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// Address of the NIC, where there is one.
+    pub mac: [u8; 6],
 }
 
 /// A read-only file system under a writable overlay in memory, as the root of the steps.
@@ -331,7 +353,7 @@ pub struct Identity {
     pub machine: String,
     /// GNU build id from `/sys/kernel/notes`, in hexadecimal; empty when the kernel has none.
     pub build_id: String,
-    /// `/proc/sys/kernel/random/boot_id`.
+    /// `/proc/sys/kernel/random/boot_id`; empty on a template, where looking at it would fix it.
     pub boot_id: String,
     /// `/proc/cmdline`.
     pub command_line: String,

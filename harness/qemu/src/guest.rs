@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 use std::{io, iter};
 
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::{self, CONSOLE_CHARDEV, GuestSpec};
+use crate::load::Seat;
 
 /// After a panic was reported the kernel still prints its end; then it resets.
 const PANIC_GRACE: Duration = Duration::from_secs(3);
@@ -54,6 +56,8 @@ pub(crate) struct Guest {
     gone: watch::Receiver<bool>,
     loadable: BTreeMap<String, Vec<String>>,
     commands: mpsc::UnboundedSender<Command>,
+    /// Free again when the guest is gone.
+    _seat: Rc<Seat>,
 }
 
 /// What the guest's supervisor is asked to do.
@@ -74,12 +78,13 @@ pub(crate) struct Start<'a> {
     pub(crate) setup: Setup,
     pub(crate) loadable: BTreeMap<String, Vec<String>>,
     pub(crate) request: &'a BootRequest,
+    pub(crate) seat: Rc<Seat>,
 }
 
 impl Guest {
     /// Starts QEMU and waits for the agent's first word.
     pub(crate) async fn boot(start: Start<'_>) -> Result<Self, BootError> {
-        let Start { qemu, mut spec, initrd, setup, loadable, request } = start;
+        let Start { qemu, mut spec, initrd, setup, loadable, request, seat } = start;
         let broken = |what: &str, error: &dyn std::fmt::Display| {
             BootError::harness(FaultKind::Controller, format!("{what}: {error}"))
         };
@@ -109,6 +114,7 @@ impl Guest {
             BootError::harness(FaultKind::Emulator, format!("cannot start {}: {e}", qemu.display()))
         })?;
 
+        seat.taken_by(process.id());
         let (end_sender, end) = watch::channel(None);
         let (gone_sender, gone) = watch::channel(false);
         let (commands, inbox) = mpsc::unbounded_channel();
@@ -141,6 +147,7 @@ impl Guest {
                 gone: guest.gone,
                 loadable,
                 commands: guest.commands,
+                _seat: seat,
             }),
             Ok(Err(error)) => Err(guest.failed(Some(error), request).await),
             Err(_) => Err(guest.failed(None, request).await),

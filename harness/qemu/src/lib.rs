@@ -11,6 +11,7 @@ mod accel;
 mod args;
 mod guest;
 mod kit;
+mod load;
 mod pool;
 
 pub use accel::{Accel, AccelChoice};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use kgate_kernel::Kernel;
@@ -12,12 +12,15 @@ use kgate_machine::{BootError, BootRequest, Machine, Pool};
 use kgate_model::host::{Host, HostCommand};
 use kgate_model::outcome::{FaultKind, Role};
 use kgate_model::plan::MachineShape;
+use kgate_model::wire::Fresh;
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::Mutex;
 
 use crate::accel::{Accel, AccelChoice, Memo, probe_kvm};
 use crate::args::GuestSpec;
 use crate::guest::{Guest, Start};
 use crate::kit::{Kit, KitError, Programs, Userland};
+use crate::load::{Load, Seat};
 
 /// Kernel parameters of every guest.
 ///
@@ -27,9 +30,6 @@ use crate::kit::{Kit, KitError, Programs, Userland};
 /// Everything else stays as the kernel's own defaults have it.
 const COMMAND_LINE: &str =
     "console=ttyS0 panic=-1 loglevel=7 sysrq_always_enabled unknown_nmi_panic no_timer_check";
-
-/// What QEMU needs beside the guest's memory, measured generously.
-const OVERHEAD: u64 = 160 << 20;
 
 /// A first boot under KVM that takes longer is no proof of it.
 const KVM_PROOF: Duration = Duration::from_secs(15);
@@ -117,6 +117,7 @@ pub struct GuestsConfig {
 /// A pool of QEMU guests.
 pub struct Guests {
     config: GuestsConfig,
+    load: Rc<Load>,
     state: Mutex<State>,
     /// For [`Pool::facts`], which can't wait.
     facts: std::cell::RefCell<BTreeMap<String, String>>,
@@ -150,7 +151,8 @@ impl Guests {
             ("machine".into(), "qemu".into()),
             ("qemu".into(), config.qemu.version.clone()),
         ]);
-        Self { config, state: Mutex::default(), facts: facts.into() }
+        let load = Load::new(config.cpus, config.memory);
+        Self { config, load, state: Mutex::default(), facts: facts.into() }
     }
 
     /// Finds out which accelerator is used, before the first boot.
@@ -232,6 +234,7 @@ impl Guests {
         request: &BootRequest,
         kit: &Kit,
         accel: Accel,
+        seat: &Rc<Seat>,
     ) -> Result<Guest, BootError> {
         let kernel = self.kernel(request.role)?;
         let shape = &request.shape;
@@ -244,6 +247,9 @@ impl Guests {
             BootError::harness(FaultKind::Controller, format!("no descriptor for a guest: {e}"))
         })?;
         let mut setup = kit.setup.clone();
+        setup.fresh = Some(fresh().map_err(|e| {
+            BootError::harness(FaultKind::Controller, format!("no random bytes for a guest: {e}"))
+        })?);
         if request.kernel_log.is_some() {
             setup.modules.extend_from_slice(&kit.panic);
         }
@@ -269,6 +275,7 @@ impl Guests {
             setup,
             loadable: kit.loadable.clone(),
             request,
+            seat: Rc::clone(seat),
         })
         .await?;
         let runs = guest.identity();
@@ -283,6 +290,24 @@ impl Guests {
         }
         Ok(guest)
     }
+}
+
+/// What makes a guest one of a kind.
+fn fresh() -> rustix::io::Result<Fresh> {
+    let mut random = [0; 86];
+    let got = getrandom(&mut random, GetRandomFlags::empty())?;
+    let (entropy, rest) = random[..got].split_at_checked(64).ok_or(rustix::io::Errno::IO)?;
+    let (id, nic) = rest.split_at_checked(16).ok_or(rustix::io::Errno::IO)?;
+    let mut mac = <[u8; 6]>::try_from(nic).map_err(|_| rustix::io::Errno::IO)?;
+    // One that is locally administered, and of one machine.
+    mac[0] = mac[0] & 0xfc | 2;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Fresh {
+        entropy: entropy.to_vec(),
+        machine_id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        time_ns: u64::try_from(now.as_nanos()).unwrap_or_default(),
+        mac,
+    })
 }
 
 /// The one that was built for `key`, or a new one.
@@ -303,10 +328,8 @@ fn kit(
 
 #[async_trait(?Send)]
 impl Pool for Guests {
-    fn capacity(&self, shape: &MachineShape) -> usize {
-        let by_cpu = self.config.cpus / shape.cpus.max(1);
-        let by_memory = self.config.memory / (shape.memory + OVERHEAD);
-        usize::try_from(u64::from(by_cpu).min(by_memory)).unwrap_or(usize::MAX).max(1)
+    fn has_room(&self, shape: &MachineShape, clone: bool) -> bool {
+        self.load.has_room(shape, clone)
     }
 
     fn facts(&self) -> BTreeMap<String, String> {
@@ -314,6 +337,7 @@ impl Pool for Guests {
     }
 
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
+        let seat = Rc::new(self.load.seat(&request.shape, false));
         let mut state = self.state.lock().await;
         let key = KitKey {
             role: request.role,
@@ -326,19 +350,19 @@ impl Pool for Guests {
         let proven = self.accel(&mut state).await?;
         if proven.booted {
             drop(state);
-            return Ok(Box::new(self.start(request, &kit, proven.accel).await?));
+            return Ok(Box::new(self.start(request, &kit, proven.accel, &seat).await?));
         }
         // The first boot under KVM, with the lock held: nobody else boots before it is known
         // whether KVM works, and all boots of a run use the same accelerator.
         let trial = BootRequest { deadline: request.deadline.min(KVM_PROOF), ..request.clone() };
-        let kvm = match self.start(&trial, &kit, Accel::Kvm).await {
+        let kvm = match self.start(&trial, &kit, Accel::Kvm, &seat).await {
             Ok(guest) => {
                 self.settled(&mut state, Proven { booted: true, ..proven }, None);
                 return Ok(Box::new(guest));
             }
             Err(error) => error,
         };
-        match self.start(request, &kit, Accel::Tcg).await {
+        match self.start(request, &kit, Accel::Tcg, &seat).await {
             Ok(guest) => {
                 let why = format!("a first boot under KVM failed ({kvm}), under TCG it did not");
                 Memo::new(&self.config.memo, &self.config.qemu.version).keep(Some(&why));

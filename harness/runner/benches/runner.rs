@@ -54,6 +54,7 @@ fn journal(criterion: &mut Criterion) {
             before: None,
             after: None,
             log: Some("logs/integration/nat-conntrack@candidate-2-edge.log".into()),
+            diagnosis: None,
         },
     };
     let mut group = criterion.benchmark_group("journal");

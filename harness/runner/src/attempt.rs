@@ -81,6 +81,7 @@ fn give_up<'a>(
             before: None,
             after: None,
             log: None,
+            diagnosis: None,
         })?;
     }
     context.sync()
@@ -110,6 +111,7 @@ impl Attempt<'_, '_> {
         let request = BootRequest {
             name: format!("{id}-{number}"),
             role: boot.role,
+            number: boot.number,
             image: boot.image.clone(),
             shape: boot.shape.clone(),
             modules: boot.modules.clone(),
@@ -185,6 +187,7 @@ impl Attempt<'_, '_> {
             identity: machine.identity().clone(),
             ready_ms,
             state: state.clone(),
+            kept_since: None,
         })?;
         context.sync()?;
         let mut clean = true;

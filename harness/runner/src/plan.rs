@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
-use kgate_model::plan::{FORMAT, Kind, MachineShape, Plan, PlannedBoot, PlannedTrial};
+use kgate_model::plan::{FORMAT, Kind, MachineShape, Plan, PlannedBoot, PlannedTrial, Start};
 use kgate_scenario::{Policy, Requires, Scenario, Selected, Waivers, Workload};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +97,7 @@ pub fn make_plan(
                     image: group.image.to_owned(),
                     shape: shape(&inputs.workload, role, group.network),
                     modules: modules.unwrap_or_default(),
+                    start: Start::Shared,
                     exclusive: group.exclusive,
                     partition: 1,
                     id,

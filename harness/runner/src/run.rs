@@ -207,8 +207,9 @@ async fn carry_out(
         FuturesUnordered::new();
     // Leaving this function drops the boots that still run, which ends their machines.
     loop {
-        while queue.front().is_some_and(|job| may_start(context.pool, job.boot, &active)) {
-            let Some(job) = queue.pop_front() else { break };
+        let next = queue.pop_front_if(|job| may_start(context.pool, job.boot, &active));
+        let started = next.is_some();
+        if let Some(job) = next {
             active.push(job.boot);
             let id = &*job.boot.id;
             running.push(Box::pin(async move { (id, attempt::run_boot(context, job).await) }));
@@ -230,6 +231,8 @@ async fn carry_out(
                 }
                 active.retain(|boot| boot.id != id);
             }
+            // It has taken its room when it was polled: there may be more.
+            () = std::future::ready(()), if started => {}
         }
     }
 }
@@ -238,7 +241,5 @@ async fn carry_out(
 /// has room by what the pool says of his shape.
 fn may_start(pool: &dyn Pool, next: &PlannedBoot, active: &[&PlannedBoot]) -> bool {
     let all = || active.iter().copied().chain([next]);
-    active.is_empty()
-        || !all().any(|boot| boot.exclusive)
-            && all().all(|boot| active.len() < pool.capacity(&boot.shape))
+    active.is_empty() || !all().any(|boot| boot.exclusive) && pool.has_room(&next.shape, false)
 }

@@ -57,7 +57,11 @@ pub(crate) async fn run(
     let assignment = &context.scenarios[&*planned.scenario];
     let scenario = assignment.scenario;
     let first_finding = attempt.emitted;
-    context.emit(Event::TrialStarted { trial: planned.id.clone(), attempt: attempt.number })?;
+    context.emit(Event::TrialStarted {
+        trial: planned.id.clone(),
+        attempt: attempt.number,
+        machine: None,
+    })?;
     let log_name = rundir::trial_log(&planned.id);
     let log = Log::create(context.dir.path().join(&log_name))?;
     let console = context.dir.path().join(rundir::console(attempt.boot, attempt.number));
@@ -162,6 +166,7 @@ pub(crate) async fn run(
             before: Some(state.clone()),
             after: cleaned.state.clone(),
             log: Some(log_name),
+            diagnosis: None,
         },
         lost: loss,
         findings: bad.is_some(),

@@ -169,8 +169,8 @@ impl Remote {
 
 #[async_trait(?Send)]
 impl Pool for LocalPool {
-    fn capacity(&self, _: &MachineShape) -> usize {
-        self.capacity.max(1)
+    fn has_room(&self, _: &MachineShape, _: bool) -> bool {
+        self.active.get() < self.capacity.max(1)
     }
 
     fn facts(&self) -> BTreeMap<String, String> {

@@ -10,7 +10,7 @@ use kgate_model::finding::{Finding, FindingKind, Severity};
 use kgate_model::journal::{Entry, Event, RunRecord};
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role, Subtest};
-use kgate_model::plan::{FORMAT, Kind, MachineShape, Plan, PlannedBoot, PlannedTrial};
+use kgate_model::plan::{FORMAT, Kind, MachineShape, Plan, PlannedBoot, PlannedTrial, Start};
 use kgate_model::sample::{Better, Samples};
 use kgate_model::wire::{Identity, KernelState};
 use kgate_scenario::{Policy, Selected, Waiver, WaiverScope, Waivers};
@@ -213,6 +213,7 @@ impl Run {
                     image: "base".to_owned(),
                     shape: MachineShape::default(),
                     modules: Vec::new(),
+                    start: Start::Shared,
                     exclusive: false,
                     partition: 1,
                     trials,
@@ -270,6 +271,7 @@ impl Run {
                 identity: Identity::default(),
                 ready_ms: 1500 + u64::from(boot.number),
                 state: KernelState { taint: 0, memory },
+                kept_since: None,
             });
             for trial in &boot.trials {
                 self.trial_events(boot, trial, events);
@@ -294,6 +296,7 @@ impl Run {
                 before: None,
                 after: None,
                 log: None,
+                diagnosis: None,
             });
         }
     }
@@ -305,7 +308,7 @@ impl Run {
             Some(Some(outcome)) => outcome.clone(),
             None => Outcome::Passed,
         };
-        events.push(Event::TrialStarted { trial: trial.id.clone(), attempt: 1 });
+        events.push(Event::TrialStarted { trial: trial.id.clone(), attempt: 1, machine: None });
         let name = "run 1".to_owned();
         events.push(Event::StepStarted { trial: trial.id.clone(), step: 1, name });
         for finding in self.findings.get(&key).into_iter().flatten() {
@@ -323,6 +326,7 @@ impl Run {
             before: None,
             after: None,
             log: Some(format!("boots/{}/{}.log", boot.id, trial.scenario.replace('/', "-"))),
+            diagnosis: None,
         });
     }
 
