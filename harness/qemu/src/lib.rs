@@ -4,6 +4,8 @@
 //! (`args`), its initramfs is put together in memory (`kit`), its life is followed over QMP
 //! (`guest`), and KVM is believed only after it has booted something (`accel`).
 //!
+//! Booted guests of which copies are started are kept in a [`Store`].
+//!
 //! No guest leaves anything on disk: the console is a pair of pipes, agent and QMP are socket pairs,
 //! the initramfs is an anonymous file in memory.
 
@@ -13,8 +15,12 @@ mod guest;
 mod kit;
 mod load;
 mod pool;
+mod store;
 
 pub use accel::{Accel, AccelChoice};
 pub use args::{GuestSpec, arguments};
 pub use kit::{KitError, Programs, Userland};
 pub use pool::{Guests, GuestsConfig, Qemu, QemuError};
+pub use store::{
+    Building, Description, Kept, Key, Listed, Place, Pruned, Status, Store, StoreConfig, StoreError,
+};
