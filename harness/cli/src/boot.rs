@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kgate_kernel::{Kernel, Status};
-use kgate_machine::{AgentError, BootRequest, Machine, Pool};
+use kgate_machine::{AgentError, BootError, BootRequest, CloneRequest, Machine, Pool};
 use kgate_model::outcome::Role;
 use kgate_model::plan::MachineShape;
 use kgate_model::wire::{self, ExitStatus, Limits, Reply, Stdin, Stream};
+use kgate_qemu::Guests;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -49,7 +50,7 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
     }
     let kernels = || Ok(BTreeMap::from([(Role::Candidate, kernel(context, &args)?)]));
     let library = Source::new(&args.library)?;
-    let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
+    let budget = Budget { accel: args.accel.into(), cpus: None, memory: None, templates: None };
     let image = args.image.as_str();
     let mut pool = guests::pool(context, &library, kernels, [image], budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");
@@ -78,7 +79,7 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
         deadline: Duration::from_secs(args.boot_timeout),
     };
     let booted = tokio::select! {
-        booted = pool.boot(&request) => booted,
+        booted = start(&pool, &request, args.warm) => booted,
         _ = signals.wait_for(|&asked| asked) => return Err(interrupted()),
     };
     if let Some(reason) = pool.facts().get("accelerator reason") {
@@ -100,7 +101,7 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
         _ = signals.wait_for(|&asked| asked) => Err(interrupted()),
     };
     let console = machine.console().clone();
-    if result.is_ok() {
+    if result.is_ok() && !args.warm {
         machine.stop().await;
     } else {
         drop(machine);
@@ -116,6 +117,18 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
         )));
     }
     result
+}
+
+/// A machine that is booted, or a clone of one.
+async fn start(
+    pool: &Guests,
+    request: &BootRequest,
+    warm: bool,
+) -> Result<Box<dyn Machine>, BootError> {
+    let template = if warm { pool.template(request).await } else { None };
+    let Some(template) = template else { return pool.boot(request).await };
+    let BootRequest { name, console, kernel_log, deadline, .. } = request.clone();
+    template?.start(&CloneRequest { name, console, kernel_log, deadline }).await
 }
 
 fn kernel(context: &Context, args: &BootArgs) -> Result<Kernel, CommandError> {
@@ -194,7 +207,7 @@ async fn drive(
                             machine.console().closed(Duration::from_secs(2)).await;
                             let fault = end.as_ref().map(|e| e.fault(machine.console().cause().as_ref()));
                             match fault {
-                                Some(fault) => kgate_machine::BootError {
+                                Some(fault) => BootError {
                                     fault,
                                     findings: Vec::new(),
                                     tail: Vec::new(),

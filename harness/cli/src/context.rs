@@ -8,7 +8,8 @@ use jiff::Zoned;
 use kgate_image::Builder;
 use kgate_kernel::{Kernel, Reference, Resolver};
 use kgate_machine::process::LocalHost;
-use kgate_qemu::{Accel, AccelChoice, Programs, Qemu};
+use kgate_qemu::{Accel, AccelChoice, Programs, Qemu, StoreConfig};
+use rustix::process::getuid;
 
 use crate::args::{AccelArg, ColorWhen, Global};
 use crate::error::CommandError;
@@ -68,6 +69,14 @@ impl Context {
     /// The builder of images.
     pub(crate) fn images(&self) -> Result<Builder<'_>, CommandError> {
         Ok(Builder::new(self.cache()?, &self.host))
+    }
+
+    /// Where templates of guests are kept. `limit` is in bytes.
+    pub(crate) fn templates(&self, limit: Option<u64>) -> Result<StoreConfig, CommandError> {
+        let shm = Path::new("/dev/shm");
+        let memory = shm.is_dir().then(|| shm.join(format!("kgate-{}", getuid().as_raw())));
+        let config = StoreConfig::with_default_limit(memory, self.cache()?.join("templates"));
+        Ok(StoreConfig { limit: limit.unwrap_or(config.limit), ..config })
     }
 
     /// The emulator on this machine.

@@ -24,6 +24,8 @@ pub(crate) struct Budget {
     pub(crate) cpus: Option<u32>,
     /// In MiB.
     pub(crate) memory: Option<u64>,
+    /// Of the templates that are kept for later runs, in MiB.
+    pub(crate) templates: Option<u64>,
 }
 
 /// Does both at a time: each of them waits for other programs.
@@ -79,5 +81,6 @@ pub(crate) fn pool<'a>(
         // Some of it is the controller's own.
         memory: budget.memory.map_or_else(|| available_memory() / 10 * 9, |mib| mib << 20),
         memo: context.cache()?.join("kvm"),
+        templates: context.templates(budget.templates.map(|mib| mib << 20))?,
     }))
 }

@@ -54,7 +54,7 @@ pub struct CloneRequest {
     /// Where the console is written, byte for byte, from where the template's ends.
     pub console: PathBuf,
     /// Where the records of `/dev/kmsg` are written, from where the template's end.
-    pub kernel_log: PathBuf,
+    pub kernel_log: Option<PathBuf>,
     /// The agent must have answered after this time.
     pub deadline: Duration,
 }

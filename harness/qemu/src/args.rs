@@ -23,12 +23,10 @@ pub struct GuestSpec {
     pub cpus: u32,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// The boot image.
-    pub kernel: PathBuf,
-    /// The initramfs.
-    pub initrd: PathBuf,
-    /// The kernel's command line.
-    pub command_line: String,
+    /// Where the guest's memory is, when it is a file.
+    pub memory_file: Option<MemoryFile>,
+    /// What it begins with.
+    pub begin: Begin,
     /// Descriptor of the pipe for what the guest prints.
     pub console_fd: i32,
     /// Descriptor of the agent's socket.
@@ -39,6 +37,32 @@ pub struct GuestSpec {
     pub disk: Option<PathBuf>,
     /// A NIC with user-mode networking.
     pub network: bool,
+}
+
+/// A file with a guest's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryFile {
+    /// The file.
+    pub path: PathBuf,
+    /// What the guest writes goes to the file: it will be a template. Otherwise pages that it writes
+    /// to become its own.
+    pub shared: bool,
+}
+
+/// What a guest begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// A kernel.
+    Kernel {
+        /// The boot image.
+        kernel: PathBuf,
+        /// The initramfs.
+        initrd: PathBuf,
+        /// The kernel's command line.
+        command_line: String,
+    },
+    /// The state of another guest, which it is given over QMP.
+    State,
 }
 
 /// The arguments for `qemu-system-x86_64`.
@@ -61,11 +85,19 @@ pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     add("-no-reboot", "");
     add("-action", "panic=none");
-    add("-machine", "q35");
+    let backend = if spec.memory_file.is_some() { ",memory-backend=ram" } else { "" };
+    add("-machine", &format!("q35{backend}"));
     add("-accel", spec.accel.as_str());
     add("-cpu", &spec.cpu_model);
     add("-smp", &spec.cpus.to_string());
     add("-m", &format!("{}M", spec.memory_mib));
+    if let Some(MemoryFile { path, shared }) = &spec.memory_file {
+        let (size, path) = (spec.memory_mib, escaped(&path.display().to_string()));
+        let share = if *shared { "on" } else { "off" };
+        let object =
+            format!("memory-backend-file,id=ram,size={size}M,share={share},mem-path={path}");
+        add("-object", &object);
+    }
     // QEMU writes a console byte by byte: a pipe packs them into pages, where a socket's buffer would
     // be full after some hundred of them and hold the guest up.
     let console = spec.console_fd;
@@ -89,9 +121,14 @@ pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     if spec.network {
         add("-nic", "user,model=virtio-net-pci");
     }
-    add("-kernel", &spec.kernel.display().to_string());
-    add("-initrd", &spec.initrd.display().to_string());
-    add("-append", &spec.command_line);
+    match &spec.begin {
+        Begin::Kernel { kernel, initrd, command_line } => {
+            add("-kernel", &kernel.display().to_string());
+            add("-initrd", &initrd.display().to_string());
+            add("-append", command_line);
+        }
+        Begin::State => add("-incoming", "defer"),
+    }
     args
 }
 
@@ -111,9 +148,12 @@ mod tests {
             cpu_model: "max".into(),
             cpus: 1,
             memory_mib: 512,
-            kernel: "/boot/vmlinuz".into(),
-            initrd: "/proc/self/fd/9".into(),
-            command_line: "console=ttyS0 panic=-1".into(),
+            memory_file: None,
+            begin: Begin::Kernel {
+                kernel: "/boot/vmlinuz".into(),
+                initrd: "/proc/self/fd/9".into(),
+                command_line: "console=ttyS0 panic=-1".into(),
+            },
             console_fd: 6,
             agent_fd: 7,
             qmp_fd: 8,
@@ -134,6 +174,13 @@ mod tests {
     #[test]
     fn the_smallest_guest() {
         insta::assert_snapshot!(lines(&spec()));
+    }
+
+    #[test]
+    fn a_clone() {
+        let path = "/dev/shm/template,1/memory".into();
+        let memory_file = Some(MemoryFile { path, shared: false });
+        insta::assert_snapshot!(lines(&GuestSpec { memory_file, begin: Begin::State, ..spec() }));
     }
 
     #[test]

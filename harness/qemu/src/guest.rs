@@ -1,16 +1,16 @@
 //! One guest: its process, its QMP connection, its end.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{io, iter};
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use kgate_machine::process::Process;
-use kgate_machine::{Agent, AgentError, BootError, BootRequest, Console, End, Machine};
+use kgate_machine::{Agent, AgentError, BootError, Console, End, Machine};
 use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::wire::{Identity, Setup};
 use qapi::futures::{QapiStream, QmpStreamTokio};
@@ -23,8 +23,9 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::args::{self, CONSOLE_CHARDEV, GuestSpec};
+use crate::args::{self, Begin, CONSOLE_CHARDEV, GuestSpec};
 use crate::load::Seat;
+use crate::template::{self, Record};
 
 /// After a panic was reported the kernel still prints its end; then it resets.
 const PANIC_GRACE: Duration = Duration::from_secs(3);
@@ -45,7 +46,7 @@ const SYSRQ_IDLE: Duration = Duration::from_millis(400);
 /// … and is not waited for longer than this.
 const SYSRQ_LONGEST: Duration = Duration::from_secs(4);
 
-type Qmp = qapi::futures::QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
+pub(crate) type Qmp = qapi::futures::QapiService<QmpStreamTokio<WriteHalf<UnixStream>>>;
 
 /// A running guest. Dropping it kills it.
 pub(crate) struct Guest {
@@ -68,23 +69,40 @@ enum Command {
     Kill,
     /// Make it tell where it is; answered with what the console then says.
     Diagnose(oneshot::Sender<Vec<u8>>),
+    /// Stop it and write what it is, without its memory, to a file.
+    Save(OwnedFd, oneshot::Sender<Result<(), String>>),
 }
 
 /// What a guest is started with.
 pub(crate) struct Start<'a> {
     pub(crate) qemu: &'a Path,
+    /// Without the descriptors, which are filled in.
     pub(crate) spec: GuestSpec,
-    pub(crate) initrd: OwnedFd,
+    pub(crate) begin: From,
     pub(crate) setup: Setup,
     pub(crate) loadable: BTreeMap<String, Vec<String>>,
-    pub(crate) request: &'a BootRequest,
+    /// Where the console is written.
+    pub(crate) console: &'a Path,
+    /// Where the records of `/dev/kmsg` are written.
+    pub(crate) kernel_log: Option<&'a Path>,
+    /// The agent must have answered after this time.
+    pub(crate) deadline: Duration,
     pub(crate) seat: Rc<Seat>,
+}
+
+/// The descriptor that a guest begins from.
+pub(crate) enum From {
+    /// The initramfs of a kernel.
+    Initramfs(OwnedFd),
+    /// The state of a template.
+    State(OwnedFd),
 }
 
 impl Guest {
     /// Starts QEMU and waits for the agent's first word.
     pub(crate) async fn boot(start: Start<'_>) -> Result<Self, BootError> {
-        let Start { qemu, mut spec, initrd, setup, loadable, request, seat } = start;
+        let Start { qemu, mut spec, begin, setup, loadable, console, kernel_log, deadline, seat } =
+            start;
         let broken = |what: &str, error: &dyn std::fmt::Display| {
             BootError::harness(FaultKind::Controller, format!("{what}: {error}"))
         };
@@ -105,11 +123,27 @@ impl Guest {
         };
         spec.agent_fd = agent_theirs.as_raw_fd();
         spec.qmp_fd = qmp_theirs.as_raw_fd();
-        spec.initrd = format!("/proc/self/fd/{}", initrd.as_raw_fd()).into();
+        let mut state = None;
+        let from = match begin {
+            From::Initramfs(file) => {
+                if let Begin::Kernel { initrd, .. } = &mut spec.begin {
+                    *initrd = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+                }
+                file
+            }
+            From::State(file) => {
+                state = Some(format!("fd:{}", file.as_raw_fd()));
+                file
+            }
+        };
 
-        let console = Console::start(console_read, Some(&request.console))
-            .map_err(|e| broken(&format!("{}", request.console.display()), &e))?;
-        let inherit = vec![printed, typed, agent_theirs, qmp_theirs, initrd];
+        let console = Console::start(console_read, Some(console))
+            .map_err(|e| broken(&format!("{}", console.display()), &e))?;
+        let qmp_raw = qmp_ours
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| broken("no descriptor for the guest", &e))?;
+        let inherit = vec![printed, typed, agent_theirs, qmp_theirs, from];
         let process = Process::spawn(qemu, &args::arguments(&spec), inherit).map_err(|e| {
             BootError::harness(FaultKind::Emulator, format!("cannot start {}: {e}", qemu.display()))
         })?;
@@ -121,6 +155,8 @@ impl Guest {
         let supervisor = Supervisor {
             process,
             qmp_socket: qmp_ours,
+            qmp_raw,
+            state,
             console: console.clone(),
             keyboard,
             end: end_sender,
@@ -132,10 +168,10 @@ impl Guest {
         });
 
         let mut guest = Starting { console, end, gone, commands };
-        let connect = Agent::connect(agent_ours, setup, request.kernel_log.as_deref());
+        let connect = Agent::connect(agent_ours, setup, kernel_log);
         tokio::pin!(connect);
         let connected = tokio::select! {
-            connected = timeout(request.deadline, &mut connect) => connected,
+            connected = timeout(deadline, &mut connect) => connected,
             () = guest.ended() => Ok(Err(AgentError::Closed("the guest ended".into()))),
         };
         match connected {
@@ -149,9 +185,37 @@ impl Guest {
                 commands: guest.commands,
                 _seat: seat,
             }),
-            Ok(Err(error)) => Err(guest.failed(Some(error), request).await),
-            Err(_) => Err(guest.failed(None, request).await),
+            Ok(Err(error)) => Err(guest.failed(Some(error), deadline).await),
+            Err(_) => Err(guest.failed(None, deadline).await),
         }
+    }
+}
+
+impl Guest {
+    /// Ends the guest as it is now and writes its state, without its memory, to `file`. It was ready
+    /// after `ready`.
+    pub(crate) async fn keep(mut self, file: OwnedFd, ready: Duration) -> Result<Record, String> {
+        let ask = |e: AgentError| e.to_string();
+        let state = self.agent.state().await.map_err(ask)?;
+        // Nothing may be on its way when it is stopped: its clones would get the other half.
+        self.agent.settle().await.map_err(ask)?;
+        let booted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (done, saved) = oneshot::channel();
+        let gone = "the guest ended";
+        self.commands.send(Command::Expect).map_err(|_| gone)?;
+        self.commands.send(Command::Save(file, done)).map_err(|_| gone)?;
+        saved.await.map_err(|_| gone)??;
+        let _ = self.commands.send(Command::Kill);
+        let _ = timeout(POWER_OFF, self.gone.wait_for(|&gone| gone)).await;
+        self.console.closed(DRAIN).await;
+        self.console.error().map_or(Ok(()), Err).map_err(|e| format!("its console: {e}"))?;
+        Ok(Record {
+            identity: self.identity,
+            state,
+            findings: self.console.findings(0),
+            ready_ms: u64::try_from(ready.as_millis()).unwrap_or(u64::MAX),
+            booted_ms: u64::try_from(booted.as_millis()).unwrap_or(u64::MAX),
+        })
     }
 }
 
@@ -170,7 +234,7 @@ impl Starting {
 
     /// Finds out why the agent did not answer, and ends what is left. No `error` means that the
     /// deadline came.
-    async fn failed(mut self, error: Option<AgentError>, request: &BootRequest) -> BootError {
+    async fn failed(mut self, error: Option<AgentError>, deadline: Duration) -> BootError {
         let mut diagnosis = None;
         match &error {
             None => diagnosis = Some(diagnose(&self.commands).await),
@@ -201,7 +265,7 @@ impl Starting {
                 FaultKind::BootFailed,
                 format!(
                     "no word from the agent after {} s; the console ends with: {}",
-                    request.deadline.as_secs_f32(),
+                    deadline.as_secs_f32(),
                     last_line(&tail),
                 ),
             ),
@@ -311,6 +375,10 @@ struct Keyboard {
 struct Supervisor {
     process: Process,
     qmp_socket: UnixStream,
+    /// The same, for sending descriptors.
+    qmp_raw: OwnedFd,
+    /// Where the state comes from that it begins with, as QMP names it.
+    state: Option<String>,
     console: Console,
     keyboard: Keyboard,
     end: watch::Sender<Option<End>>,
@@ -357,6 +425,13 @@ impl Supervisor {
         };
         let mut deadline: Option<Instant> = None;
         let mut killing = false;
+        if let (Some(qmp), Some(state)) = (&qmp, &self.state) {
+            // A state that it can't take ends QEMU, which says why.
+            tokio::select! {
+                _ = template::restore(qmp, state) => {}
+                () = drain_events(&mut events, &mut told) => {}
+            }
+        }
         let status = loop {
             tokio::select! {
                 status = self.process.wait() => break status,
@@ -389,6 +464,17 @@ impl Supervisor {
                         }
                         answer.take().await;
                         let _ = done.send(answer.text);
+                    }
+                    Some(Command::Save(file, done)) => {
+                        let saved = async {
+                            let qmp = qmp.as_ref().ok_or("QEMU did not greet on QMP")?;
+                            template::save(qmp, &self.qmp_raw, &file).await
+                        };
+                        let saved = tokio::select! {
+                            saved = saved => saved,
+                            () = drain_events(&mut events, &mut told) => Err("QEMU ended".into()),
+                        };
+                        let _ = done.send(saved);
                     }
                     // The guest was dropped, or is to go.
                     Some(Command::Kill) | None => {
@@ -452,7 +538,7 @@ async fn killed(inbox: &mut mpsc::UnboundedReceiver<Command>) {
         match inbox.recv().await {
             Some(Command::Kill) | None => return,
             // Dropping the sender answers it: nothing can be asked yet.
-            Some(Command::Expect | Command::Diagnose(_)) => {}
+            Some(Command::Expect | Command::Diagnose(_) | Command::Save(..)) => {}
         }
     }
 }

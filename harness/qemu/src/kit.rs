@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use kgate_kernel::{Driver, Kernel, KernelError, ModuleFile, Status};
 use kgate_model::outcome::Role;
 use kgate_model::wire::{Root, Setup};
 use rustix::fs::{MemfdFlags, memfd_create};
+use sha2::{Digest, Sha256};
 
 /// Where modules are in the initramfs.
 const MODULES: &str = "/kgate/modules";
@@ -71,6 +73,8 @@ pub enum KitError {
 pub(crate) struct Kit {
     /// The initramfs, an anonymous file.
     pub(crate) initrd: OwnedFd,
+    /// Its sha256.
+    pub(crate) digest: [u8; 32],
     /// The disk to attach.
     pub(crate) disk: Option<PathBuf>,
     /// What the agent prepares.
@@ -141,7 +145,23 @@ impl Kit {
             .write(writer)?
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
-        Ok(Self { initrd: file.into(), disk, setup, panic, loadable })
+        let digest = digest(&file)?;
+        Ok(Self { initrd: file.into(), digest, disk, setup, panic, loadable })
+    }
+}
+
+/// The sha256 of a file.
+fn digest(file: &File) -> io::Result<[u8; 32]> {
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(&mut buffer, at)?;
+        if read == 0 {
+            return Ok(digest.finalize().into());
+        }
+        digest.update(&buffer[..read]);
+        at += read as u64;
     }
 }
 

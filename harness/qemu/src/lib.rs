@@ -4,21 +4,24 @@
 //! (`args`), its initramfs is put together in memory (`kit`), its life is followed over QMP
 //! (`guest`), and KVM is believed only after it has booted something (`accel`).
 //!
-//! Booted guests of which copies are started are kept in a [`Store`].
+//! Booted guests of which copies are started (`template`) are kept in a [`Store`], and how many run beside
+//! each other depends on what they really use (`load`).
 //!
 //! No guest leaves anything on disk: the console is a pair of pipes, agent and QMP are socket pairs,
 //! the initramfs is an anonymous file in memory.
 
 mod accel;
 mod args;
+mod fresh;
 mod guest;
 mod kit;
 mod load;
 mod pool;
 mod store;
+mod template;
 
 pub use accel::{Accel, AccelChoice};
-pub use args::{GuestSpec, arguments};
+pub use args::{Begin, GuestSpec, MemoryFile, arguments};
 pub use kit::{KitError, Programs, Userland};
 pub use pool::{Guests, GuestsConfig, Qemu, QemuError};
 pub use store::{

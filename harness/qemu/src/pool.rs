@@ -1,26 +1,30 @@
 //! The pool: guests for the two kernels of a run.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use kgate_kernel::Kernel;
-use kgate_machine::{BootError, BootRequest, Machine, Pool};
+use kgate_machine::{BootError, BootRequest, Machine, Pool, Template};
 use kgate_model::host::{Host, HostCommand};
 use kgate_model::outcome::{FaultKind, Role};
 use kgate_model::plan::MachineShape;
-use kgate_model::wire::Fresh;
-use rustix::rand::{GetRandomFlags, getrandom};
+use kgate_model::wire::{Identity, Setup};
 use tokio::sync::Mutex;
 
 use crate::accel::{Accel, AccelChoice, Memo, probe_kvm};
-use crate::args::GuestSpec;
-use crate::guest::{Guest, Start};
+use crate::args::{Begin, GuestSpec, MemoryFile};
+use crate::fresh::fresh;
+use crate::guest::{From, Guest, Start};
 use crate::kit::{Kit, KitError, Programs, Userland};
 use crate::load::{Load, Seat};
+use crate::store::{Description, Store, StoreConfig, StoreError};
+use crate::template::{self, CONSOLE, KERNEL_LOG, MEMORY, RECORD, Record, STATE, Warm, copy};
 
 /// Kernel parameters of every guest.
 ///
@@ -112,12 +116,15 @@ pub struct GuestsConfig {
     pub memory: u64,
     /// Where it is remembered whether KVM works, for as long as the controller is up.
     pub memo: PathBuf,
+    /// Where templates are kept.
+    pub templates: StoreConfig,
 }
 
 /// A pool of QEMU guests.
 pub struct Guests {
     config: GuestsConfig,
     load: Rc<Load>,
+    store: Store,
     state: Mutex<State>,
     /// For [`Pool::facts`], which can't wait.
     facts: std::cell::RefCell<BTreeMap<String, String>>,
@@ -152,7 +159,8 @@ impl Guests {
             ("qemu".into(), config.qemu.version.clone()),
         ]);
         let load = Load::new(config.cpus, config.memory);
-        Self { config, load, state: Mutex::default(), facts: facts.into() }
+        let store = Store::new(config.templates.clone());
+        Self { config, load, store, state: Mutex::default(), facts: facts.into() }
     }
 
     /// Finds out which accelerator is used, before the first boot.
@@ -237,77 +245,174 @@ impl Guests {
         seat: &Rc<Seat>,
     ) -> Result<Guest, BootError> {
         let kernel = self.kernel(request.role)?;
+        let guest = Guest::boot(Start {
+            qemu: &self.config.qemu.program,
+            spec: self.spec(request, kit, accel)?,
+            begin: From::Initramfs(initrd(kit)?),
+            setup: Setup { fresh: Some(fresh()?), ..setup(request, kit) },
+            loadable: kit.loadable.clone(),
+            console: &request.console,
+            kernel_log: request.kernel_log.as_deref(),
+            deadline: request.deadline,
+            seat: Rc::clone(seat),
+        })
+        .await?;
+        check_identity(kernel, guest.identity())?;
+        Ok(guest)
+    }
+
+    /// The guest of a request, without its descriptors.
+    fn spec(&self, request: &BootRequest, kit: &Kit, accel: Accel) -> Result<GuestSpec, BootError> {
         let shape = &request.shape;
         let mut command_line = COMMAND_LINE.to_owned();
         for argument in &shape.kernel_args {
             command_line.push(' ');
             command_line.push_str(argument);
         }
-        let initrd = kit.initrd.as_fd().try_clone_to_owned().map_err(|e| {
-            BootError::harness(FaultKind::Controller, format!("no descriptor for a guest: {e}"))
-        })?;
-        let mut setup = kit.setup.clone();
-        setup.fresh = Some(fresh().map_err(|e| {
-            BootError::harness(FaultKind::Controller, format!("no random bytes for a guest: {e}"))
-        })?);
-        if request.kernel_log.is_some() {
-            setup.modules.extend_from_slice(&kit.panic);
-        }
-        let spec = GuestSpec {
+        Ok(GuestSpec {
             name: request.name.clone(),
             accel,
             cpu_model: shape.cpu_model.clone().unwrap_or_else(|| accel.default_cpu().into()),
             cpus: shape.cpus,
             memory_mib: shape.memory >> 20,
-            kernel: kernel.image.clone(),
-            initrd: PathBuf::new(),
-            command_line,
+            memory_file: None,
+            begin: Begin::Kernel {
+                kernel: self.kernel(request.role)?.image.clone(),
+                initrd: PathBuf::new(),
+                command_line,
+            },
             console_fd: -1,
             agent_fd: -1,
             qmp_fd: -1,
             disk: kit.disk.clone(),
             network: shape.network,
-        };
-        let guest = Guest::boot(Start {
-            qemu: &self.config.qemu.program,
-            spec,
-            initrd,
-            setup,
-            loadable: kit.loadable.clone(),
-            request,
-            seat: Rc::clone(seat),
         })
-        .await?;
-        let runs = guest.identity();
-        if runs.release != kernel.release || !kernel.banner.contains(&runs.version) {
-            return Err(BootError::harness(
-                FaultKind::Identity,
-                format!(
-                    "{} was started, but {} {} answered",
-                    kernel.banner, runs.release, runs.version
-                ),
-            ));
+    }
+
+    /// The initramfs for a request, and a proven accelerator.
+    async fn prepared(&self, request: &BootRequest) -> Result<(Rc<Kit>, Proven), BootError> {
+        let mut state = self.state.lock().await;
+        let key = KitKey {
+            role: request.role,
+            image: request.image.clone(),
+            modules: request.modules.clone(),
+            network: request.shape.network,
+        };
+        let kit = kit(&self.config, &mut state.kits, key)
+            .map_err(|e| BootError::harness(FaultKind::Controller, e.to_string()))?;
+        Ok((kit, self.accel(&mut state).await?))
+    }
+
+    /// The template of a request: an earlier run's, or a new one.
+    async fn keep(&self, request: &BootRequest) -> Result<Warm, BootError> {
+        let seat = Rc::new(self.load.seat(&request.shape, false));
+        let (mut kit, mut proven) = self.prepared(request).await?;
+        if !proven.booted {
+            let console = PathBuf::from("/dev/null");
+            let first = BootRequest { console, kernel_log: None, ..request.clone() };
+            self.boot(&first).await?.stop().await;
+            (kit, proven) = self.prepared(request).await?;
         }
-        Ok(guest)
+        let kernel = self.kernel(request.role)?;
+        let mut spec = self.spec(request, &kit, proven.accel)?;
+        let setup = Setup { network: false, ..setup(request, &kit) };
+        let Qemu { program, version } = &self.config.qemu;
+        let broken = |what: &'static str| {
+            move |e: io::Error| BootError::harness(FaultKind::Controller, format!("{what}: {e}"))
+        };
+        let key =
+            template::key(program, version, &spec, &kernel.sha256, &kit, &setup, request.number)
+                .map_err(broken("find out what a template depends on"))?;
+        let log = request.kernel_log.as_deref();
+        let kept = self.store.find(key);
+        let earlier = kept.is_some();
+        let (kept, record) = match kept {
+            Some(kept) => {
+                copy(&kept.path(CONSOLE), &request.console)
+                    .and_then(|()| log.map_or(Ok(()), |log| copy(&kept.path(KERNEL_LOG), log)))
+                    .map_err(broken("copy the console of a template"))?;
+                let record = Record::read(&kept).map_err(broken("read a template"))?;
+                (kept, record)
+            }
+            None => {
+                let unkept =
+                    |e: StoreError| BootError::harness(FaultKind::Controller, e.to_string());
+                let building = self.store.create(key, request.shape.memory).map_err(unkept)?;
+                let path = building.path(MEMORY);
+                File::create(&path)
+                    .and_then(|file| file.set_len(request.shape.memory))
+                    .map_err(broken("make the memory of a template"))?;
+                spec.memory_file = Some(MemoryFile { path, shared: true });
+                let started = Instant::now();
+                let guest = Guest::boot(Start {
+                    qemu: program,
+                    spec: spec.clone(),
+                    begin: From::Initramfs(initrd(&kit)?),
+                    setup,
+                    loadable: kit.loadable.clone(),
+                    console: &request.console,
+                    kernel_log: log,
+                    deadline: request.deadline,
+                    seat,
+                })
+                .await?;
+                let ready = started.elapsed();
+                check_identity(kernel, guest.identity())?;
+                let keep = broken("keep a template");
+                let state = File::create(building.path(STATE)).map_err(keep)?;
+                let record = guest.keep(state.into(), ready).await.map_err(|why| {
+                    BootError::harness(FaultKind::Emulator, format!("it can't be kept: {why}"))
+                })?;
+                copy(&request.console, &building.path(CONSOLE))
+                    .and_then(|()| log.map_or(Ok(()), |log| copy(log, &building.path(KERNEL_LOG))))
+                    .and_then(|()| record.write(&building.path(RECORD)))
+                    .map_err(keep)?;
+                let description = Description {
+                    kernel: kernel.release.clone(),
+                    image: request.image.clone(),
+                    memory: request.shape.memory,
+                    created_ms: record.booted_ms,
+                };
+                // What went wrong in one boot is not to be every later run's.
+                let clean = record.findings.is_empty();
+                (building.finish(description, clean).map_err(unkept)?, record)
+            }
+        };
+        Ok(Warm {
+            kept,
+            record,
+            earlier,
+            qemu: program.clone(),
+            spec,
+            kit,
+            load: Rc::clone(&self.load),
+            shape: request.shape.clone(),
+        })
     }
 }
 
-/// What makes a guest one of a kind.
-fn fresh() -> rustix::io::Result<Fresh> {
-    let mut random = [0; 86];
-    let got = getrandom(&mut random, GetRandomFlags::empty())?;
-    let (entropy, rest) = random[..got].split_at_checked(64).ok_or(rustix::io::Errno::IO)?;
-    let (id, nic) = rest.split_at_checked(16).ok_or(rustix::io::Errno::IO)?;
-    let mut mac = <[u8; 6]>::try_from(nic).map_err(|_| rustix::io::Errno::IO)?;
-    // One that is locally administered, and of one machine.
-    mac[0] = mac[0] & 0xfc | 2;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Fresh {
-        entropy: entropy.to_vec(),
-        machine_id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
-        time_ns: u64::try_from(now.as_nanos()).unwrap_or_default(),
-        mac,
+/// What the agent is to prepare for a request.
+fn setup(request: &BootRequest, kit: &Kit) -> Setup {
+    let mut setup = kit.setup.clone();
+    if request.kernel_log.is_some() {
+        setup.modules.extend_from_slice(&kit.panic);
+    }
+    setup
+}
+
+fn initrd(kit: &Kit) -> Result<OwnedFd, BootError> {
+    kit.initrd.as_fd().try_clone_to_owned().map_err(|e| {
+        BootError::harness(FaultKind::Controller, format!("no descriptor for a guest: {e}"))
     })
+}
+
+fn check_identity(kernel: &Kernel, runs: &Identity) -> Result<(), BootError> {
+    if runs.release == kernel.release && kernel.banner.contains(&runs.version) {
+        return Ok(());
+    }
+    let Identity { release, version, .. } = runs;
+    let message = format!("{} was started, but {release} {version} answered", kernel.banner);
+    Err(BootError::harness(FaultKind::Identity, message))
 }
 
 /// The one that was built for `key`, or a new one.
@@ -338,20 +443,11 @@ impl Pool for Guests {
 
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
         let seat = Rc::new(self.load.seat(&request.shape, false));
-        let mut state = self.state.lock().await;
-        let key = KitKey {
-            role: request.role,
-            image: request.image.clone(),
-            modules: request.modules.clone(),
-            network: request.shape.network,
-        };
-        let kit = kit(&self.config, &mut state.kits, key)
-            .map_err(|e| BootError::harness(FaultKind::Controller, e.to_string()))?;
-        let proven = self.accel(&mut state).await?;
+        let (kit, proven) = self.prepared(request).await?;
         if proven.booted {
-            drop(state);
             return Ok(Box::new(self.start(request, &kit, proven.accel, &seat).await?));
         }
+        let mut state = self.state.lock().await;
         // The first boot under KVM, with the lock held: nobody else boots before it is known
         // whether KVM works, and all boots of a run use the same accelerator.
         let trial = BootRequest { deadline: request.deadline.min(KVM_PROOF), ..request.clone() };
@@ -372,5 +468,12 @@ impl Pool for Guests {
             // It boots under neither: the kernel's own trouble, and nothing said about KVM.
             Err(_) => Err(kvm),
         }
+    }
+
+    async fn template(
+        &self,
+        request: &BootRequest,
+    ) -> Option<Result<Box<dyn Template>, BootError>> {
+        Some(self.keep(request).await.map(|warm| Box::new(warm) as _))
     }
 }

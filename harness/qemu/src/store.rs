@@ -413,12 +413,12 @@ impl Building {
     /// Puts it into its place, now that all of its files are written and closed, and removes others
     /// that are beyond the limit.
     ///
-    /// When another run was quicker, and when it is larger than what may be kept, it serves this run
-    /// only, and is removed with the returned handle.
+    /// When `later` runs are not to find it, when another run was quicker, and when it is larger than
+    /// what may be kept, it serves this run only, and is removed with the returned handle.
     ///
     /// # Errors
     /// A file can't be read or written. Nothing is left then.
-    pub fn finish(mut self, description: Description) -> Result<Kept, StoreError> {
+    pub fn finish(mut self, description: Description, later: bool) -> Result<Kept, StoreError> {
         let dir = self.dir().to_owned();
         let read = open_dir(rustix::fs::CWD, &dir).map_err(io_error("read", &dir))?;
         let durable = self.place == Place::Disk;
@@ -435,7 +435,7 @@ impl Building {
         write_about(&read, &about, durable).map_err(io_error("write", &path))?;
 
         let limit = self.store.config.limit;
-        let mut private = size(&read, &about) > limit || limit == 0;
+        let mut private = !later || size(&read, &about) > limit;
         let mut kept_dir = dir.clone();
         if !private {
             let root = Root::open(self.place, &self.root, false)?;

@@ -48,7 +48,7 @@ pub(super) async fn run(
     let mut plan = make_plan(&inputs, record.clone(), record, &Known(&kernels), 1);
     plan.boots.retain(|boot| boot.role == Role::Candidate);
 
-    let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
+    let budget = Budget { accel: args.accel.into(), cpus: None, memory: None, templates: None };
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
     let mut pool = guests::pool(context, &library, || Ok(kernels), images, budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");

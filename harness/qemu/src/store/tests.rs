@@ -29,7 +29,7 @@ fn make(store: &Store, n: u8, blocks: usize) -> Result<Kept, StoreError> {
     let building = store.create(key(n), 0)?;
     fs::write(building.path("memory"), vec![n; blocks * BLOCK as usize]).unwrap();
     fs::write(building.path("state"), [n]).unwrap();
-    building.finish(description(n))
+    building.finish(description(n), true)
 }
 
 fn names_in(store: &Store) -> Vec<String> {
@@ -276,15 +276,15 @@ fn what_can_not_be_finished_leaves_nothing() {
     let store = store(dir.path(), 1 << 30);
     let building = store.create(key(1), 0).unwrap();
     fs::create_dir(building.path("directory")).unwrap();
-    let error = building.finish(description(1)).unwrap_err().to_string();
+    let error = building.finish(description(1), true).unwrap_err().to_string();
     assert!(error.ends_with("/directory: it is not a file"), "{error}");
     let building = store.create(key(1), 0).unwrap();
     symlink("/etc/passwd", building.path("state")).unwrap();
-    building.finish(description(1)).unwrap_err();
+    building.finish(description(1), true).unwrap_err();
     // As when the disk is full: the last file can't be made.
     let building = store.create(key(1), 0).unwrap();
     fs::write(building.path(ABOUT), "").unwrap();
-    let error = building.finish(description(1)).unwrap_err();
+    let error = building.finish(description(1), true).unwrap_err();
     assert!(matches!(error, StoreError::Io { action: "write", .. }), "{error}");
     assert_eq!(names_in(&store), [""; 0]);
 }
@@ -296,7 +296,7 @@ fn the_slower_of_two_runs_uses_what_it_made_alone() {
     let slower = one.create(key(1), 0).unwrap();
     fs::write(slower.path("state"), "slower").unwrap();
     let quicker = make(&other, 1, 1).unwrap();
-    let slower = slower.finish(description(9)).unwrap();
+    let slower = slower.finish(description(9), true).unwrap();
     assert_eq!(fs::read(slower.path("state")).unwrap(), b"slower");
     assert_eq!(slower.description(), &description(9));
     assert_eq!(one.find(key(1)).unwrap().description(), &description(1));
