@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use kgate_model::journal::Event;
 use kgate_model::outcome::Role;
-use kgate_model::plan::Plan;
+use kgate_model::plan::{Plan, Start};
 use kgate_qemu::Guests;
-use kgate_runner::{RunDir, RunDirError, RunEnd};
+use kgate_runner::{History, RunDir, RunDirError, RunEnd};
 use tokio::sync::watch;
 
 use crate::args::{PlanArgs, RunArgs, Subjects};
@@ -23,6 +23,9 @@ use crate::signals::watch_signals;
 /// What to do about a kernel that a run was planned with and that is gone.
 const PLANNED_WITH: &str = "the run can only go on with the kernel that it was planned with; \
     relative paths are those from where it was started";
+
+/// Below the cache: how long scenarios took.
+const HISTORY: &str = "history.json";
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CommandError> {
@@ -121,8 +124,15 @@ impl Run {
         let record = dir.record()?;
         let mut live = Live::new(&record, context.colour);
         let mut observe = |entry: &_| live.take(entry);
-        let end = kgate_runner::run(&dir, &pool, partition, &mut observe, cancel).await?;
+        let remembered = context.cache()?.join(HISTORY);
+        let mut history = History::load(&remembered);
+        let end = kgate_runner::run(&dir, &pool, partition, &history, &mut observe, cancel).await?;
         drop(live);
+        // Without it the next run only begins with something else.
+        if let Ok(record) = dir.record() {
+            history.learn(&record);
+            let _ = history.save(&remembered);
+        }
         let resume = format!("kgate run --resume {}", dir.path().display());
         match end {
             RunEnd::Interrupted => {
@@ -200,13 +210,18 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
     );
     for boot in &plan.boots {
         let alone = if boot.exclusive { ", alone" } else { "" };
+        let start = match boot.start {
+            Start::Warm => ", a clone for each",
+            Start::Shared => ", shared",
+            Start::Cold => ", cold",
+        };
         let part = if plan.partitions > 1 {
             format!(", partition {}", boot.partition)
         } else {
             String::new()
         };
         anstream::println!(
-            "\n{}   {} CPU, {} MiB{alone}{part}",
+            "\n{}   {} CPU, {} MiB{start}{alone}{part}",
             boot.id,
             boot.shape.cpus,
             boot.shape.memory >> 20

@@ -51,6 +51,9 @@ pub enum Start {
 }
 
 impl Start {
+    /// All, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Warm, Self::Shared, Self::Cold];
+
     /// The word used in ids, files and reports.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,28 +1,30 @@
-//! One boot of the plan: its attempts, the trials in each, and how each ends.
+//! One boot of the plan: its attempts, the trials that share the machine of each, and how each ends.
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use kgate_machine::{BootRequest, Console, Machine};
-use kgate_model::journal::Event;
+use kgate_machine::{BootError, BootRequest, Console, Machine, Template};
+use kgate_model::finding::Finding;
+use kgate_model::journal::{Event, OwnMachine};
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
-use kgate_model::plan::{PlannedBoot, PlannedTrial};
+use kgate_model::plan::{PlannedBoot, PlannedTrial, Start};
 use kgate_model::wire::KernelState;
 use kgate_scenario::FindingAction;
 use tokio::time::{Instant, timeout};
 
+use crate::own::{Own, late};
 use crate::run::{Context, Job, Stop};
 use crate::rundir;
 use crate::trial::{self, TrialEnd};
 use crate::vitals::{Loss, Vitals};
 
 /// A pool keeps its own deadline; this is for one that doesn't, with time to prepare and to diagnose.
-const START_GRACE: Duration = Duration::from_secs(300);
+pub(crate) const START_GRACE: Duration = Duration::from_secs(300);
 /// An orderly end takes no longer.
 const STOP: Duration = Duration::from_secs(20);
 /// After a machine is dropped its console is read to the end.
-const DRAIN: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN: Duration = Duration::from_secs(2);
 /// Attempts beyond one for each trial: those in which no trial ended.
 const SPARE_ATTEMPTS: u32 = 2;
 
@@ -34,20 +36,47 @@ enum AttemptEnd {
     Died(Fault),
     /// The agent never answered.
     NotReady(Fault),
+    /// It is ready, and trials get copies of it.
+    Template(Box<dyn Template>),
+    /// There could be no template, through no fault of the kernel.
+    NoTemplate(Fault),
 }
 
-/// Runs the open trials of a boot, in as many machines as it takes.
-pub(crate) async fn run_boot(context: &Context<'_>, job: Job<'_>) -> Result<(), Stop> {
-    let Job { boot, mut open, attempts } = job;
+/// Runs the open trials of a boot, in as many machines as it takes; or makes all ready for trials that
+/// get machines of their own, and leaves those to the caller.
+pub(crate) async fn run_boot<'a>(
+    context: &Context<'_>,
+    job: Job<'a>,
+) -> Result<Option<Own<'a>>, Stop> {
+    let Job { boot, open, attempts } = job;
+    let mut open = VecDeque::from(open);
     let most = u32::try_from(open.len()).unwrap_or(u32::MAX).saturating_add(SPARE_ATTEMPTS);
     let mut ours = 0;
     for used in 1..=most {
-        let mut attempt = Attempt { context, boot: &boot.id, number: attempts + used, emitted: 0 };
+        let number = attempts + used;
+        let mut attempt = Attempt {
+            context,
+            boot: &boot.id,
+            number,
+            machine: rundir::attempt(&boot.id, number),
+            own: None,
+            emitted: 0,
+        };
         let end = attempt.run(boot, &mut open).await?;
         if open.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let fault = match end {
+            AttemptEnd::Template(template) => {
+                return Ok(Some(Own::of_template(boot, number, open.len(), template)));
+            }
+            AttemptEnd::NoTemplate(_) if ours == 0 && used < most => {
+                ours += 1;
+                continue;
+            }
+            AttemptEnd::NoTemplate(fault) => {
+                return Own::booted(context, boot, number + 1, open.len(), &fault).map(Some);
+            }
             AttemptEnd::Ran => continue,
             AttemptEnd::Died(_) if used < most => continue,
             AttemptEnd::Died(fault) => fault,
@@ -60,10 +89,12 @@ pub(crate) async fn run_boot(context: &Context<'_>, job: Job<'_>) -> Result<(), 
                 fault
             }
         };
-        return give_up(context, open.iter().copied(), &fault);
+        give_up(context, open.iter().copied(), &fault)?;
+        return Ok(None);
     }
     let fault = Fault::harness(FaultKind::Emulator, format!("the boot ended {most} times"));
-    give_up(context, open.iter().copied(), &fault)
+    give_up(context, open.iter().copied(), &fault)?;
+    Ok(None)
 }
 
 /// Trials that can't be run end as the boot did.
@@ -87,11 +118,35 @@ fn give_up<'a>(
     context.sync()
 }
 
+/// What a pool is asked for when a boot, or a trial of it alone, gets a machine that is booted.
+pub(crate) fn boot_request(
+    context: &Context<'_>,
+    boot: &PlannedBoot,
+    machine: &str,
+) -> BootRequest {
+    let dir = context.dir.path();
+    BootRequest {
+        name: machine.to_owned(),
+        role: boot.role,
+        number: boot.number,
+        image: boot.image.clone(),
+        shape: boot.shape.clone(),
+        modules: boot.modules.clone(),
+        console: dir.join(rundir::console(machine)),
+        kernel_log: Some(dir.join(rundir::kernel_log(machine))),
+        deadline: context.inputs.policy.timeouts.boot,
+    }
+}
+
 /// One machine.
 pub(crate) struct Attempt<'a, 'c> {
     pub(crate) context: &'a Context<'c>,
     pub(crate) boot: &'a str,
     pub(crate) number: u32,
+    /// The machine's name, by which its files are called.
+    pub(crate) machine: String,
+    /// It is the only trial's own.
+    pub(crate) own: Option<OwnMachine>,
     /// Findings of the console that are in the journal.
     pub(crate) emitted: usize,
 }
@@ -102,55 +157,49 @@ impl Attempt<'_, '_> {
         boot: &PlannedBoot,
         open: &mut VecDeque<&PlannedTrial>,
     ) -> Result<AttemptEnd, Stop> {
-        let Self { context, number, .. } = *self;
-        let dir = context.dir.path();
-        let (id, attempt) = (boot.id.clone(), number);
-        let console = rundir::console(&id, number);
-        let policy = &context.inputs.policy;
+        let Self { context, number: attempt, .. } = *self;
+        let id = boot.id.clone();
+        let console = rundir::console(&self.machine);
         context.emit(Event::BootStarted { boot: id.clone(), attempt })?;
-        let request = BootRequest {
-            name: format!("{id}-{number}"),
-            role: boot.role,
-            number: boot.number,
-            image: boot.image.clone(),
-            shape: boot.shape.clone(),
-            modules: boot.modules.clone(),
-            console: dir.join(&console),
-            kernel_log: Some(dir.join(rundir::kernel_log(&id, number))),
-            deadline: policy.timeouts.boot,
-        };
-        let started = Instant::now();
-        let booted = timeout(request.deadline + START_GRACE, context.pool.boot(&request)).await;
+        let request = boot_request(context, boot, &self.machine);
         let ended = |fault, state, diagnosis| {
             let (boot, console) = (id.clone(), console.clone());
             Event::BootEnded { boot, attempt, fault, state, console, diagnosis }
         };
-        let mut machine = match booted {
-            Ok(Ok(machine)) => machine,
-            failed => {
-                let mut saved = None;
-                let fault = match failed {
-                    Ok(Err(error)) => {
-                        for finding in error.findings {
-                            let boot = id.clone();
-                            context.emit(Event::Finding {
-                                boot,
-                                trial: None,
-                                finding: Box::new(finding),
-                            })?;
-                        }
-                        saved =
-                            error.diagnosis.map(|text| self.save_diagnosis(&text)).transpose()?;
-                        error.fault
-                    }
-                    _ => Fault::harness(FaultKind::Emulator, "the machine's start did not end"),
-                };
-                context.emit(ended(Some(fault.clone()), None, saved))?;
+        let limit = request.deadline + START_GRACE;
+        if boot.start == Start::Warm {
+            let made = timeout(limit, context.pool.template(&request)).await;
+            let error = match made {
+                Ok(None) => None,
+                Ok(Some(Ok(template))) => {
+                    self.template_ready(&*template)?;
+                    return Ok(AttemptEnd::Template(template));
+                }
+                Ok(Some(Err(error))) => Some(error),
+                Err(_) => Some(late()),
+            };
+            if let Some(error) = error {
+                let (fault, diagnosis) = self.not_ready(error)?;
+                context.emit(ended(Some(fault.clone()), None, diagnosis))?;
+                context.sync()?;
+                return Ok(match fault.blame {
+                    Blame::Kernel => AttemptEnd::NotReady(fault),
+                    _ => AttemptEnd::NoTemplate(fault),
+                });
+            }
+        }
+        let started = Instant::now();
+        let booted = timeout(limit, context.pool.boot(&request)).await;
+        let mut machine = match booted.unwrap_or_else(|_| Err(late())) {
+            Ok(machine) => machine,
+            Err(error) => {
+                let (fault, diagnosis) = self.not_ready(error)?;
+                context.emit(ended(Some(fault.clone()), None, diagnosis))?;
                 context.sync()?;
                 return Ok(AttemptEnd::NotReady(fault));
             }
         };
-        let vitals = Vitals::of(&*machine, policy.timeouts.hang);
+        let vitals = Vitals::of(&*machine, context.inputs.policy.timeouts.hang);
         let ready_ms = millis(started.elapsed());
         let end = self.trials(&mut *machine, &vitals, ready_ms, open).await?;
         if end.lost {
@@ -198,18 +247,14 @@ impl Attempt<'_, '_> {
                 let text = format!("{}: the kernel's log was not clean before it", planned.id);
                 context.emit(Event::Note { text })?;
             }
-            let TrialEnd { event, lost, findings, spent, state: after } =
+            let TrialEnd { event, lost, diagnosis, findings, spent, state: after } =
                 trial::run(self, planned, machine, vitals, &state).await?;
             check_console(&vitals.console)?;
-            let diagnosis = match &lost {
-                Some(Loss { diagnosis: Some(text), .. }) => Some(self.save_diagnosis(text)?),
-                _ => None,
-            };
             context.emit(event)?;
             context.sync()?;
             open.pop_front();
             state = after.unwrap_or(state);
-            if lost.is_some() {
+            if lost {
                 // The trial's fault; the boot has none of its own.
                 return Ok(MachineEnd { lost: true, diagnosis, ..MachineEnd::default() });
             }
@@ -236,14 +281,46 @@ impl Attempt<'_, '_> {
     ) -> Result<(), Stop> {
         for finding in vitals.findings(self.emitted, end) {
             self.emitted += 1;
-            let (boot, trial) = (self.boot.to_owned(), trial.map(str::to_owned));
-            self.context.emit(Event::Finding { boot, trial, finding: Box::new(finding) })?;
+            self.emit_finding(trial, finding)?;
         }
         Ok(())
     }
 
-    fn save_diagnosis(&self, text: &[u8]) -> Result<String, Stop> {
-        let name = rundir::diagnosis(self.boot, self.number);
+    /// What is known of a template.
+    fn template_ready(&mut self, template: &dyn Template) -> Result<(), Stop> {
+        let since = template.kept_since().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        self.context.emit(Event::BootReady {
+            boot: self.boot.to_owned(),
+            attempt: self.number,
+            identity: template.identity().clone(),
+            ready_ms: millis(template.ready()),
+            state: template.state().clone(),
+            kept_since: since.map(millis),
+        })?;
+        for finding in template.findings() {
+            self.emit_finding(None, finding.clone())?;
+        }
+        self.context.sync()
+    }
+
+    /// Writes down what there is of a machine that did not get ready. Returns why it didn't, and the
+    /// diagnosis, relative to the run directory.
+    pub(crate) fn not_ready(&self, error: BootError) -> Result<(Fault, Option<String>), Stop> {
+        for finding in error.findings {
+            self.emit_finding(None, finding)?;
+        }
+        let saved = error.diagnosis.map(|text| self.save_diagnosis(&text)).transpose()?;
+        Ok((error.fault, saved))
+    }
+
+    fn emit_finding(&self, trial: Option<&str>, finding: Finding) -> Result<(), Stop> {
+        let (boot, trial) = (self.boot.to_owned(), trial.map(str::to_owned));
+        self.context.emit(Event::Finding { boot, trial, finding: Box::new(finding) })
+    }
+
+    /// Writes a diagnosis down and returns its name, relative to the run directory.
+    pub(crate) fn save_diagnosis(&self, text: &[u8]) -> Result<String, Stop> {
+        let name = rundir::diagnosis(&self.machine);
         save(&self.context.dir.path().join(&name), text)?;
         Ok(name)
     }
@@ -268,7 +345,7 @@ pub(crate) fn disk(path: &Path, error: &std::io::Error) -> Stop {
     Stop(Fault::harness(FaultKind::Controller, message))
 }
 
-fn check_console(console: &Console) -> Result<(), Stop> {
+pub(crate) fn check_console(console: &Console) -> Result<(), Stop> {
     let Some(error) = console.error() else { return Ok(()) };
     let message = format!("cannot write a console: {error}");
     Err(Stop(Fault::harness(FaultKind::Controller, message)))

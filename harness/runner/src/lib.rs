@@ -6,14 +6,18 @@
 //! each goes to the journal and to the caller's observer.
 
 mod attempt;
+mod history;
 mod merge;
+mod own;
 mod plan;
 mod run;
 mod rundir;
+mod schedule;
 mod step;
 mod trial;
 mod vitals;
 
+pub use history::History;
 pub use merge::{MergeError, merge};
 pub use plan::{Capabilities, Inputs, differences, make_plan};
 pub use run::{RunEnd, RunError, run};

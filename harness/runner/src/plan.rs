@@ -56,8 +56,9 @@ pub trait Capabilities {
 /// Lists every boot and every trial of a run. The same arguments give the same plan.
 ///
 /// Boots of both roles alternate (baseline, candidate, candidate, baseline …), so that whatever
-/// drifts on the controller hits both alike. Performance scenarios get boots of their own, beside
-/// which nothing else runs. The boots of one number and image, of both roles, are in one partition.
+/// drifts on the controller hits both alike. Scenarios that get their machine in the same way have a
+/// boot in common, but for cold ones. Performance scenarios get boots of their own, beside which
+/// nothing else runs. The boots of one number and image, of both roles, are in one partition.
 ///
 /// `partitions` below 1 counts as 1.
 pub fn make_plan(
@@ -97,7 +98,7 @@ pub fn make_plan(
                     image: group.image.to_owned(),
                     shape: shape(&inputs.workload, role, group.network),
                     modules: modules.unwrap_or_default(),
-                    start: Start::Shared,
+                    start: group.start,
                     exclusive: group.exclusive,
                     partition: 1,
                     id,
@@ -121,16 +122,27 @@ pub fn make_plan(
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Group<'a> {
     exclusive: bool,
+    start: Start,
     image: &'a str,
     network: bool,
+    /// The only one, by the last part of its id, and how many of that name there are before it.
+    alone: Option<(&'a str, usize)>,
 }
 
 impl Group<'_> {
-    /// Parts that aren't always there follow a `+`, which no image's name holds.
+    /// Parts that aren't always there follow a `+`, which no name holds.
     fn boot_id(self, role: Role, number: u32) -> String {
         let network = if self.network { "+network" } else { "" };
+        let start = match self.alone {
+            _ if self.start == Start::Warm => String::new(),
+            Some((name, 0)) => format!("+cold-{name}"),
+            Some((name, before)) => format!("+cold-{name}+{}", before + 1),
+            // What measures shares its boots: it needs no saying.
+            None if self.exclusive => String::new(),
+            None => "+shared".to_owned(),
+        };
         let exclusive = if self.exclusive { "+exclusive" } else { "" };
-        format!("{role}-{number}-{}{network}{exclusive}", self.image)
+        format!("{role}-{number}-{}{network}{start}{exclusive}", self.image)
     }
 }
 
@@ -141,10 +153,17 @@ fn groups(selected: &[Selected], number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
     for (at, Selected { scenario, .. }) in
         selected.iter().enumerate().filter(|(_, s)| s.boots >= number)
     {
+        let name = scenario.id.as_str().rsplit('/').next().unwrap_or_default();
+        let alone = (scenario.boot == Start::Cold).then(|| {
+            let named = |(group, _): &&(Group<'_>, _)| group.alone.is_some_and(|(n, _)| n == name);
+            (name, groups.iter().filter(named).count())
+        });
         let group = Group {
             exclusive: scenario.kind == Kind::Performance,
+            start: scenario.boot,
             image: &scenario.image,
             network: scenario.network,
+            alone,
         };
         match groups.iter_mut().find(|(known, _)| *known == group) {
             Some((_, members)) => members.push(at),

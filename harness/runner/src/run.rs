@@ -1,9 +1,10 @@
 //! Carrying out a plan: which boots run when, and how a run ends.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use futures::future::LocalBoxFuture;
@@ -13,11 +14,14 @@ use kgate_model::journal::{Entry, Event, RunRecord};
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
 use kgate_model::plan::{PlannedBoot, PlannedTrial};
 use kgate_scenario::{Requires, Scenario};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::attempt;
+use crate::history::History;
+use crate::own::Own;
 use crate::plan::Inputs;
 use crate::rundir::{Journal, RunDir, RunDirError};
+use crate::schedule::{Schedule, Unit};
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +58,7 @@ pub enum RunError {
 /// runtime with I/O and time.
 ///
 /// Every event goes to the journal, then to `observer`. When `cancel` is ready everything is ended at
-/// once; trials that were running stay open. The same holds when the run's own deadline comes, and
+/// once; trials that were running stay open. `history` only tells what to begin with. The same holds when the run's own deadline comes, and
 /// when the journal can't be written any more.
 ///
 /// # Errors
@@ -63,6 +67,7 @@ pub async fn run(
     dir: &RunDir,
     pool: &dyn Pool,
     partition: Option<u32>,
+    history: &History,
     observer: &mut dyn FnMut(&Entry),
     cancel: impl Future<Output = ()>,
 ) -> Result<RunEnd, RunError> {
@@ -85,7 +90,7 @@ pub async fn run(
         events: Events(RefCell::new(Sink { journal, observer })),
     };
     let facts = pool.facts();
-    let queue = jobs(&record, partition);
+    let jobs = jobs(&record, partition);
     let kgate = env!("CARGO_PKG_VERSION").to_owned();
     let started = Event::RunStarted { kgate, partition, facts: facts.clone() };
     let begin = || {
@@ -93,7 +98,7 @@ pub async fn run(
         torn.map_or(Ok(()), |note| context.emit(note))
     };
     let end = match begin() {
-        Ok(()) => carry_out(&context, queue, cancel).await,
+        Ok(()) => carry_out(&context, &jobs, history, cancel).await,
         Err(Stop(fault)) => RunEnd::Stopped(fault),
     };
     // What carries the machines may have been settled only by the first boot.
@@ -165,16 +170,17 @@ fn assignments(inputs: &Inputs) -> BTreeMap<&str, Assignment<'_>> {
 }
 
 /// A boot with trials to run.
+#[derive(Clone)]
 pub(crate) struct Job<'a> {
     pub(crate) boot: &'a PlannedBoot,
-    pub(crate) open: VecDeque<&'a PlannedTrial>,
+    pub(crate) open: Vec<&'a PlannedTrial>,
     /// Attempts that the journal already has.
     pub(crate) attempts: u32,
 }
 
 /// The boots of a partition that have open trials, in the order of the plan.
-fn jobs<'a>(record: &'a RunRecord, partition: Option<u32>) -> VecDeque<Job<'a>> {
-    let mut open: BTreeMap<&str, VecDeque<&'a PlannedTrial>> = BTreeMap::new();
+fn jobs(record: &RunRecord, partition: Option<u32>) -> Vec<Job<'_>> {
+    let mut open: BTreeMap<&str, Vec<&PlannedTrial>> = BTreeMap::new();
     for trial in &record.trials {
         let undecided = match &trial.outcome {
             None => true,
@@ -182,7 +188,7 @@ fn jobs<'a>(record: &'a RunRecord, partition: Option<u32>) -> VecDeque<Job<'a>> 
             Some(_) => false,
         };
         if undecided && trial.planned.decided.is_none() {
-            open.entry(&trial.boot).or_default().push_back(&trial.planned);
+            open.entry(&trial.boot).or_default().push(&trial.planned);
         }
     }
     let boots = record.boots.iter().filter(|b| partition.is_none_or(|p| b.planned.partition == p));
@@ -194,25 +200,47 @@ fn jobs<'a>(record: &'a RunRecord, partition: Option<u32>) -> VecDeque<Job<'a>> 
         .collect()
 }
 
-/// Runs boots in the order of the plan, as many beside each other as the pool carries.
+/// What a unit came to.
+enum Done<'a> {
+    /// A boot, whose trials now need machines of their own where it gives something.
+    Boot(Option<Own<'a>>),
+    /// A trial with a machine of its own; `false`: it could not be cloned.
+    Trial(bool),
+}
+
+/// Between two looks whether there is room, which comes when a machine's CPUs fall idle.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Runs everything, as much beside each other as the pool carries.
 async fn carry_out(
     context: &Context<'_>,
-    mut queue: VecDeque<Job<'_>>,
+    jobs: &[Job<'_>],
+    history: &History,
     cancel: impl Future<Output = ()>,
 ) -> RunEnd {
     tokio::pin!(cancel);
     let deadline = Instant::now() + context.inputs.policy.timeouts.run;
-    let mut active: Vec<&PlannedBoot> = Vec::new();
-    let mut running: FuturesUnordered<LocalBoxFuture<'_, (&str, Result<(), Stop>)>> =
+    let mut schedule = Schedule::new(jobs.iter().map(|job| (job.boot, &*job.open)), history);
+    let mut own: BTreeMap<usize, Rc<Own<'_>>> = BTreeMap::new();
+    let mut running: FuturesUnordered<LocalBoxFuture<'_, (Unit, Result<Done<'_>, Stop>)>> =
         FuturesUnordered::new();
-    // Leaving this function drops the boots that still run, which ends their machines.
+    // Leaving this function drops what still runs, which ends its machines.
     loop {
-        let next = queue.pop_front_if(|job| may_start(context.pool, job.boot, &active));
+        let next = schedule.next(|shape, clone| context.pool.has_room(shape, clone));
         let started = next.is_some();
-        if let Some(job) = next {
-            active.push(job.boot);
-            let id = &*job.boot.id;
-            running.push(Box::pin(async move { (id, attempt::run_boot(context, job).await) }));
+        match next {
+            Some(unit @ Unit::Boot(at)) => running.push(Box::pin(async move {
+                (unit, attempt::run_boot(context, jobs[at].clone()).await.map(Done::Boot))
+            })),
+            Some(unit @ Unit::Trial(at, trial)) => {
+                let (own, clone) = (own.get(&at).map(Rc::clone), schedule.is_clone(unit));
+                running.push(Box::pin(async move {
+                    let Some(own) = own else { return (unit, Ok(Done::Trial(true))) };
+                    let ran = own.run(context, jobs[at].open[trial], clone).await;
+                    (unit, ran.map(Done::Trial))
+                }));
+            }
+            None => {}
         }
         if running.is_empty() {
             return RunEnd::Complete;
@@ -225,21 +253,27 @@ async fn carry_out(
                 let message = format!("the run did not end within {limit} s");
                 return RunEnd::Stopped(Fault::harness(FaultKind::RunTimeout, message));
             }
-            Some((id, result)) = running.next() => {
-                if let Err(Stop(fault)) = result {
-                    return RunEnd::Stopped(fault);
+            Some((unit, result)) = running.next() => match result {
+                Err(Stop(fault)) => return RunEnd::Stopped(fault),
+                Ok(Done::Trial(false)) => schedule.wants_boot(unit),
+                Ok(Done::Boot(made)) => {
+                    if let Some(made) = made {
+                        schedule.release(unit.boot(), made.has_template());
+                        own.insert(unit.boot(), Rc::new(made));
+                    }
+                    schedule.ended(unit);
                 }
-                active.retain(|boot| boot.id != id);
-            }
+                Ok(Done::Trial(true)) => {
+                    schedule.ended(unit);
+                    // The last one frees the template.
+                    if !schedule.has_trials_of(unit.boot()) {
+                        own.remove(&unit.boot());
+                    }
+                }
+            },
             // It has taken its room when it was polled: there may be more.
             () = std::future::ready(()), if started => {}
+            () = sleep(LOOK), if schedule.is_short_of_room() => {}
         }
     }
-}
-
-/// Whether a boot may start beside those that are active. An exclusive one is alone, and everybody
-/// has room by what the pool says of his shape.
-fn may_start(pool: &dyn Pool, next: &PlannedBoot, active: &[&PlannedBoot]) -> bool {
-    let all = || active.iter().copied().chain([next]);
-    active.is_empty() || !all().any(|boot| boot.exclusive) && pool.has_room(&next.shape, false)
 }

@@ -178,7 +178,7 @@ impl RunDir {
 
     /// Where the records of `/dev/kmsg` of one attempt at a boot are, if there are any.
     pub fn kernel_log(&self, boot: &str, attempt: u32) -> PathBuf {
-        self.path.join(kernel_log(boot, attempt))
+        self.path.join(kernel_log(&self::attempt(boot, attempt)))
     }
 
     /// Everything that has happened, in order. A last line that a kill cut short is left out, and a
@@ -409,19 +409,30 @@ fn read_whole<T: DeserializeOwned>(path: &Path) -> Result<T, RunDirError> {
     })
 }
 
-/// Below the run directory: the console of an attempt.
-pub(crate) fn console(boot: &str, attempt: u32) -> String {
-    format!("consoles/{boot}-{attempt}.log")
+/// The name of an attempt at a boot: that of its machine, and of its files.
+pub(crate) fn attempt(boot: &str, attempt: u32) -> String {
+    format!("{boot}-{attempt}")
 }
 
-/// Below the run directory: the diagnosis of a hung machine.
-pub(crate) fn diagnosis(boot: &str, attempt: u32) -> String {
-    format!("consoles/{boot}-{attempt}.diagnosis.log")
+/// The name of a trial's own machine: a clone, or the one that was booted at the `booted`th try.
+pub(crate) fn own_machine(boot: &str, number: u32, scenario: &str, booted: Option<u32>) -> String {
+    let booted = booted.map(|nth| format!("+cold-{nth}")).unwrap_or_default();
+    format!("{}/{scenario}{booted}", attempt(boot, number))
 }
 
-/// Below the run directory: the kernel's records of an attempt.
-pub(crate) fn kernel_log(boot: &str, attempt: u32) -> String {
-    format!("kmsg/{boot}-{attempt}.log")
+/// Below the run directory: the console of a machine.
+pub(crate) fn console(machine: &str) -> String {
+    format!("consoles/{machine}.log")
+}
+
+/// Below the run directory: the diagnosis of a machine that hung.
+pub(crate) fn diagnosis(machine: &str) -> String {
+    format!("consoles/{machine}.diagnosis.log")
+}
+
+/// Below the run directory: the kernel's records of a machine.
+pub(crate) fn kernel_log(machine: &str) -> String {
+    format!("kmsg/{machine}.log")
 }
 
 /// Below the run directory: the output of a trial's steps.

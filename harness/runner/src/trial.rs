@@ -14,7 +14,7 @@ use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
 use kgate_model::plan::PlannedTrial;
 use kgate_model::wire::KernelState;
 use kgate_scenario::FindingAction;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::attempt::{Attempt, disk, millis};
 use crate::run::Stop;
@@ -28,6 +28,8 @@ const LOG_LIMIT: usize = 16 << 20;
 /// A task that the kernel killed may have held what the steps wait for: so long after a finding the
 /// trial is ended, where the policy ends the boot anyway. What follows from it is said by then.
 const AFTER_FINDING: Duration = Duration::from_secs(2);
+/// A kernel that logs without an end is never read to it.
+const SETTLE: Duration = Duration::from_secs(2);
 /// A report is whole when nothing was printed for so long.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -36,7 +38,9 @@ pub(crate) struct TrialEnd {
     /// For the journal.
     pub(crate) event: Event,
     /// The machine was lost in it.
-    pub(crate) lost: Option<Loss>,
+    pub(crate) lost: bool,
+    /// What the machine said when it hung, relative to the run directory.
+    pub(crate) diagnosis: Option<String>,
     /// The kernel's log held something that the scenario does not allow.
     pub(crate) findings: bool,
     /// The machine lives, but what the trial started can't be ended.
@@ -60,11 +64,11 @@ pub(crate) async fn run(
     context.emit(Event::TrialStarted {
         trial: planned.id.clone(),
         attempt: attempt.number,
-        machine: None,
+        machine: attempt.own.clone(),
     })?;
     let log_name = rundir::trial_log(&planned.id);
     let log = Log::create(context.dir.path().join(&log_name))?;
-    let console = context.dir.path().join(rundir::console(attempt.boot, attempt.number));
+    let console = context.dir.path().join(rundir::console(&attempt.machine));
     let started = Instant::now();
     let mut steps = Steps::new(context, planned, scenario, vitals, console, log.clone());
 
@@ -140,6 +144,10 @@ pub(crate) async fn run(
     let subtests = steps.end().await;
     log.check()?;
 
+    if attempt.own.is_some() && loss.is_none() {
+        // It is ended by force in a moment: what is on its way has to arrive.
+        let _ = timeout(SETTLE, vitals.unless_lost(vitals.agent.settle())).await;
+    }
     vitals.console.settle().await;
     let last = loss.as_ref().and_then(|loss| loss.findings);
     attempt.emit_findings(vitals, Some(&planned.id), last)?;
@@ -157,6 +165,11 @@ pub(crate) async fn run(
         }
         _ => None,
     };
+    let diagnosis = match &loss {
+        Some(Loss { diagnosis: Some(text), .. }) => Some(attempt.save_diagnosis(text)?),
+        _ => None,
+    };
+    let own = attempt.own.is_some();
     Ok(TrialEnd {
         event: Event::TrialEnded {
             trial: planned.id.clone(),
@@ -166,9 +179,10 @@ pub(crate) async fn run(
             before: Some(state.clone()),
             after: cleaned.state.clone(),
             log: Some(log_name),
-            diagnosis: None,
+            diagnosis: diagnosis.clone().filter(|_| own),
         },
-        lost: loss,
+        lost: loss.is_some(),
+        diagnosis,
         findings: bad.is_some(),
         spent: cleaned.spent,
         state: cleaned.state,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kgate_machine::{BootError, End};
 use kgate_model::journal::Event;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
-use kgate_runner::{RunDir, RunEnd, RunError, make_plan, merge, run};
+use kgate_runner::{History, RunDir, RunEnd, RunError, make_plan, merge, run};
 use kgate_testkit::local::LocalPool;
 use support::{Bench, Lacking, OOPS, PANIC, WARNING, first_step, inputs, kernel, say};
 
@@ -605,12 +605,27 @@ async fn only_one_process_runs_in_a_directory() {
     let scenarios = [("subsystem/a", "steps:\n  - run: 'true'\n")];
     let bench = Bench::new(1, inputs(&scenarios, ONE_BOOT));
     let _journal = kgate_runner::Journal::open(&bench.dir).unwrap();
-    let error =
-        run(&bench.dir, &bench.pool, None, &mut |_| {}, std::future::pending()).await.unwrap_err();
+    let error = run(
+        &bench.dir,
+        &bench.pool,
+        None,
+        &History::default(),
+        &mut |_| {},
+        std::future::pending(),
+    )
+    .await
+    .unwrap_err();
     assert!(matches!(error, RunError::RunDir(kgate_runner::RunDirError::Locked(_))), "{error}");
-    let error = run(&bench.dir, &bench.pool, Some(2), &mut |_| {}, std::future::pending())
-        .await
-        .unwrap_err();
+    let error = run(
+        &bench.dir,
+        &bench.pool,
+        Some(2),
+        &History::default(),
+        &mut |_| {},
+        std::future::pending(),
+    )
+    .await
+    .unwrap_err();
     assert_eq!(error.to_string(), "no partition 2: the plan has 1");
 }
 
@@ -632,7 +647,15 @@ async fn partitions_that_ran_apart_are_merged() {
         let path = temp.path().join(format!("part-{at}"));
         let dir = RunDir::create(&path, plan(candidate, 2), inputs.clone()).unwrap();
         let pool = LocalPool::new(1);
-        let end = run(&dir, &pool, Some(partition), &mut |_| {}, std::future::pending()).await;
+        let end = run(
+            &dir,
+            &pool,
+            Some(partition),
+            &History::default(),
+            &mut |_| {},
+            std::future::pending(),
+        )
+        .await;
         assert_eq!(end.unwrap(), RunEnd::Complete);
         parts.push(dir);
     }

@@ -24,7 +24,7 @@ mod workload;
 mod yaml;
 
 pub use glob::Glob;
-pub use kgate_model::plan::Kind;
+pub use kgate_model::plan::{Kind, Start};
 pub use kgate_model::sample::Better;
 pub use library::{Library, Selected};
 pub use mistake::{Mistake, Mistakes};

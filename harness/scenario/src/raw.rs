@@ -20,7 +20,7 @@ use crate::texts::{
     AbsolutePath, CommandName, CpuModel, Exit, HostPort, ImageName, KernelArgument, Line,
     ModuleName, OpName, Size, SysctlName, Text, WaiverId,
 };
-use crate::{Better, Kind};
+use crate::{Better, Kind, Start};
 
 /// The keys of a step that say what it does: each step has exactly one.
 pub(crate) const VERBS: [&str; 5] = ["run", "background", "measure", "write", "sysctl"];
@@ -47,6 +47,8 @@ pub(crate) struct Scenario {
     /// Boots of each role in which it runs. Default: as the policy says.
     #[schemars(range(min = 1, max = 1000))]
     pub(crate) boots: Field<u64>,
+    /// Its machine: warm (a fresh copy of a booted one), shared with the scenarios before and after it, or cold (booted for it alone). Default: warm; performance: shared.
+    pub(crate) boot: Field<Of<Start>>,
     /// Whether the guest has a network card. Loopback is always there. Default: false.
     pub(crate) network: Field<bool>,
     /// Kernel messages that this scenario may provoke.

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::Kind;
 use crate::glob::Glob;
 use crate::library::{Library, Selected};
 use crate::ops;
@@ -25,6 +24,7 @@ use crate::texts::{
 use crate::waiver::{Waiver, WaiverScope, Waivers};
 use crate::workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};
 use crate::yaml::Span;
+use crate::{Kind, Start};
 
 /// Most items that a list or map of a file may have.
 const ITEMS_BOUND: usize = 1000;
@@ -169,6 +169,7 @@ pub(crate) fn scenario(
         _ => 60,
     }));
     let boots = count(raw.boots, "boots", 1, 1000, sink);
+    let boot = boot(raw.boot, kind, sink);
     let allowed_log = raw.kernel_log.get().map(|log| log.allow).unwrap_or_default();
     let steps_span = raw.steps.span();
     let steps = steps(raw.steps.required(root, OWNER, "steps", sink), steps_span, timeout, sink);
@@ -189,6 +190,7 @@ pub(crate) fn scenario(
         requires: raw.requires.get().map(|raw| requires(raw, sink)).unwrap_or_default(),
         timeout,
         boots,
+        boot,
         network: raw.network.get().unwrap_or(false),
         allowed_log: list(allowed_log, "allow", sink)
             .into_iter()
@@ -197,6 +199,19 @@ pub(crate) fn scenario(
         allow_taint: raw.allow_taint.get().unwrap_or(false),
         steps,
     })
+}
+
+/// How trials get their machine.
+fn boot(field: Field<Of<Start>>, kind: Option<Kind>, sink: &Sink<'_>) -> Start {
+    let measures = kind == Some(Kind::Performance);
+    let Some((span, Of(start))) = field.spanned() else {
+        return if measures { Start::Shared } else { Start::Warm };
+    };
+    if measures && start == Start::Warm {
+        let hint = "`shared`, as by default, or `cold`: what it measures would be the copying";
+        sink.report(span, "`boot: warm` in a performance scenario", Some(hint.into()));
+    }
+    start
 }
 
 fn requires(raw: raw::Requires, sink: &Sink<'_>) -> Requires {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use kgate_model::finding::{Finding, Severity};
-use kgate_model::plan::Kind;
+use kgate_model::plan::{Kind, Start};
 use kgate_model::sample::Better;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,8 @@ pub struct Scenario {
     pub timeout: Duration,
     /// In how many boots of each role it runs, when not as the policy says.
     pub boots: Option<u32>,
+    /// How its trials get their machine; never warm for one that measures.
+    pub boot: Start,
     /// Whether the guest gets a network card (loopback is always there).
     pub network: bool,
     /// Kernel messages that it may provoke, beside those that its steps expect; every other new

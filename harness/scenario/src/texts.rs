@@ -12,7 +12,7 @@ use crate::quantity::{Percent, Unit};
 use crate::read::{FromText, Words};
 use crate::scenario::{ConfigRequirement, ResultFormat};
 use crate::sink::word_hint;
-use crate::{Better, Kind};
+use crate::{Better, Kind, Start};
 
 macro_rules! words {
     ($($type:ty, $name:literal, $phrase:literal, $words:expr;)*) => {
@@ -28,6 +28,7 @@ macro_rules! words {
 
 words! {
     Kind, "Kind", "a kind of scenario", Kind::ALL.map(|kind| (kind.as_str(), kind));
+    Start, "Start", "a way to get a machine", Start::ALL.map(|start| (start.as_str(), start));
     Better, "Better", "a direction", [("higher", Better::Higher), ("lower", Better::Lower)];
     Unit, "Unit", "a unit", Unit::ALL.iter().map(|unit| (unit.as_str(), *unit)).collect::<Vec<_>>();
     ResultFormat, "ResultFormat", "a format of results",

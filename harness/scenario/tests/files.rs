@@ -19,6 +19,7 @@ requires:
   config: [NETFILTER, HZ=250]
   memory: 256MiB
 timeout: 2m
+boot: shared
 kernel-log: { allow: ['TCP: .* port'] }
 steps:
   - run: ip netns add client

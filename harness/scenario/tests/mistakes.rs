@@ -82,6 +82,10 @@ fn scenarios() {
             "kind: subsystem\nsummary: s\nsteps:\n  - run: x\n    batch: 1\n    ready: { file: /x }\n  \
              - background: y\n    expect: { exit: 0 }\n    results: tap\n",
         ),
+        (
+            "unknown way to get a machine",
+            "kind: subsystem\nsummary: s\nboot: warn\nsteps: [{ run: x }]\n",
+        ),
         ("unknown operation", "kind: subsystem\nsummary: s\nsteps: [{ measure: tcp-conect }]\n"),
         (
             "batch out of range",
@@ -216,6 +220,13 @@ fn a_second_file_for_one_scenario() {
     let file = |path: &str| (PathBuf::from(path), format!("{HEAD}steps: [{{ run: x }}]\n"));
     let files = [file("scenarios/subsystem/x.yaml"), file("mine/scenarios/subsystem/x.yaml")];
     insta::assert_snapshot!(Library::load(files).unwrap_err());
+}
+
+#[test]
+fn warm_measurements() {
+    let text = "kind: performance\nsummary: s\nboot: warm\nsteps: [{ measure: pipe }]\n".to_owned();
+    let files = [(PathBuf::from("scenarios/performance/x.yaml"), text)];
+    insta::assert_snapshot!(Library::load(files).unwrap_err(), @"");
 }
 
 #[test]

@@ -18,15 +18,19 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
-use kgate_machine::{Agent, BootError, BootRequest, Console, End, Machine, Pool};
+use kgate_machine::{
+    Agent, AgentError, BootError, BootRequest, CloneRequest, Console, End, Machine, Pool, Template,
+};
+use kgate_model::finding::Finding;
 use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::plan::MachineShape;
-use kgate_model::wire::{Identity, Setup};
+use kgate_model::wire::{Identity, KernelState, Setup};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -57,13 +61,34 @@ pub fn serve() {
 #[derive(Default)]
 pub struct LocalPool {
     capacity: usize,
-    ops: String,
+    templates: bool,
+    inner: Rc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    ops: RefCell<String>,
     machines: RefCell<BTreeMap<String, Remote>>,
-    refusals: RefCell<BTreeMap<String, VecDeque<BootError>>>,
+    refusals: RefCell<Vec<Refusals>>,
     requests: RefCell<Vec<BootRequest>>,
     dying: RefCell<Option<End>>,
     active: Rc<Cell<usize>>,
     most: Cell<usize>,
+}
+
+/// What a pool is asked to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Boot,
+    Template,
+    Clone,
+}
+
+struct Refusals {
+    what: What,
+    /// How the request's name begins.
+    name: String,
+    errors: VecDeque<BootError>,
 }
 
 impl LocalPool {
@@ -74,19 +99,36 @@ impl LocalPool {
 
     /// Sets the path of the measuring program.
     #[must_use]
-    pub fn with_ops(mut self, path: impl Into<String>) -> Self {
-        self.ops = path.into();
+    pub fn with_ops(self, path: impl Into<String>) -> Self {
+        self.inner.ops.replace(path.into());
+        self
+    }
+
+    /// It can make templates: each boots an agent, and each clone is an agent of its own.
+    #[must_use]
+    pub fn with_templates(mut self) -> Self {
+        self.templates = true;
         self
     }
 
     /// Boots whose request's name begins with `name` fail with these errors, one after the other.
     pub fn refuse(&self, name: &str, errors: impl IntoIterator<Item = BootError>) {
-        self.refusals.borrow_mut().entry(name.to_owned()).or_default().extend(errors);
+        self.inner.refuse(What::Boot, name, errors);
+    }
+
+    /// The same for templates.
+    pub fn refuse_template(&self, name: &str, errors: impl IntoIterator<Item = BootError>) {
+        self.inner.refuse(What::Template, name, errors);
+    }
+
+    /// The same for clones.
+    pub fn refuse_clone(&self, name: &str, errors: impl IntoIterator<Item = BootError>) {
+        self.inner.refuse(What::Clone, name, errors);
     }
 
     /// The next machine ends this way as soon as it is ready.
     pub fn die_when_ready(&self, end: End) {
-        self.dying.replace(Some(end));
+        self.inner.dying.replace(Some(end));
     }
 
     /// The switches of the machine that was last started with a name that begins with `name`.
@@ -94,24 +136,24 @@ impl LocalPool {
     /// # Panics
     /// There was none.
     pub fn machine(&self, name: &str) -> Remote {
-        let machines = self.machines.borrow();
+        let machines = self.inner.machines.borrow();
         let found = machines.iter().rev().find(|(known, _)| known.starts_with(name));
         found.map(|(_, remote)| remote.clone()).unwrap_or_else(|| panic!("no machine {name}"))
     }
 
     /// Everything that was asked for, in order.
     pub fn requests(&self) -> Vec<BootRequest> {
-        self.requests.borrow().clone()
+        self.inner.requests.borrow().clone()
     }
 
     /// Most machines that there were at once.
     pub fn most_at_once(&self) -> usize {
-        self.most.get()
+        self.inner.most.get()
     }
 
     /// Machines that there are now.
     pub fn active(&self) -> usize {
-        self.active.get()
+        self.inner.active.get()
     }
 }
 
@@ -170,7 +212,7 @@ impl Remote {
 #[async_trait(?Send)]
 impl Pool for LocalPool {
     fn has_room(&self, _: &MachineShape, _: bool) -> bool {
-        self.active.get() < self.capacity.max(1)
+        self.active() < self.capacity.max(1)
     }
 
     fn facts(&self) -> BTreeMap<String, String> {
@@ -178,11 +220,66 @@ impl Pool for LocalPool {
     }
 
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
-        self.requests.borrow_mut().push(request.clone());
+        self.inner.requests.borrow_mut().push(request.clone());
+        Ok(Box::new(self.inner.start(What::Boot, &Seat::of(request)).await?))
+    }
+
+    async fn template(
+        &self,
+        request: &BootRequest,
+    ) -> Option<Result<Box<dyn Template>, BootError>> {
+        if !self.templates {
+            return None;
+        }
+        self.inner.requests.borrow_mut().push(request.clone());
+        Some(self.inner.template(request).await.map(|template| Box::new(template) as _))
+    }
+}
+
+/// What machines differ by.
+struct Seat<'a> {
+    name: &'a str,
+    console: &'a Path,
+    kernel_log: Option<&'a Path>,
+    deadline: Duration,
+}
+
+impl<'a> Seat<'a> {
+    fn of(request: &'a BootRequest) -> Self {
+        let BootRequest { name, console, kernel_log, deadline, .. } = request;
+        Self { name, console, kernel_log: kernel_log.as_deref(), deadline: *deadline }
+    }
+}
+
+impl Inner {
+    fn refuse(&self, what: What, name: &str, errors: impl IntoIterator<Item = BootError>) {
+        let (name, errors) = (name.to_owned(), errors.into_iter().collect());
+        self.refusals.borrow_mut().push(Refusals { what, name, errors });
+    }
+
+    async fn template(self: &Rc<Self>, request: &BootRequest) -> Result<LocalTemplate, BootError> {
+        let started = Instant::now();
+        let machine = self.start(What::Template, &Seat::of(request)).await?;
+        let ready = started.elapsed();
+        let broken = |e: AgentError| BootError::harness(FaultKind::Channel, e.to_string());
+        let state = machine.agent.state().await.map_err(broken)?;
+        machine.console.settle().await;
+        Ok(LocalTemplate {
+            pool: Rc::clone(self),
+            identity: Identity { boot_id: String::new(), ..machine.identity.clone() },
+            state,
+            findings: machine.console.findings(0),
+            ready,
+        })
+    }
+
+    async fn start(&self, what: What, seat: &Seat<'_>) -> Result<LocalMachine, BootError> {
         let refused = {
             let mut refusals = self.refusals.borrow_mut();
-            let errors = refusals.iter_mut().find(|(name, _)| request.name.starts_with(&**name));
-            errors.and_then(|(_, errors)| errors.pop_front())
+            let meant = |r: &&mut Refusals| {
+                r.what == what && seat.name.starts_with(&r.name) && !r.errors.is_empty()
+            };
+            refusals.iter_mut().find(meant).and_then(|r| r.errors.pop_front())
         };
         if let Some(error) = refused {
             return Err(error);
@@ -191,7 +288,7 @@ impl Pool for LocalPool {
         let broken = |e: std::io::Error| BootError::harness(FaultKind::Controller, e.to_string());
         let (console_ours, console_theirs) = pair().map_err(broken)?;
         let (channel_ours, channel_theirs) = pair().map_err(broken)?;
-        let console = Console::start(console_ours, Some(&request.console)).map_err(broken)?;
+        let console = Console::start(console_ours, Some(seat.console)).map_err(broken)?;
         let program = std::env::current_exe().map_err(broken)?;
         let child = Command::new(program)
             .args(["--exact", "local_agent", "--ignored", "--test-threads=1"])
@@ -216,8 +313,8 @@ impl Pool for LocalPool {
         let process = Process { child: Some(child), remote: remote.clone(), active };
         drop(channel_theirs);
         let channel = UnixStream::from_std(channel).map_err(broken)?;
-        let connect = Agent::connect(channel, Setup::default(), request.kernel_log.as_deref());
-        let (agent, identity) = match timeout(request.deadline, connect).await {
+        let connect = Agent::connect(channel, Setup::default(), seat.kernel_log);
+        let (agent, identity) = match timeout(seat.deadline, connect).await {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
                 return Err(BootError::harness(FaultKind::Channel, error.to_string()));
@@ -228,8 +325,9 @@ impl Pool for LocalPool {
             remote.signal(Signal::STOP);
             remote.end(end);
         }
-        self.machines.borrow_mut().insert(request.name.clone(), remote);
-        Ok(Box::new(LocalMachine { process, agent, console, identity, ops: self.ops.clone() }))
+        self.machines.borrow_mut().insert(seat.name.to_owned(), remote);
+        let ops = self.ops.borrow().clone();
+        Ok(LocalMachine { process, agent, console, identity, ops })
     }
 }
 
@@ -260,6 +358,44 @@ impl Drop for Process {
                 }
             });
         }
+    }
+}
+
+/// A machine that was booted and is gone. Its clones are agents that are started anew.
+struct LocalTemplate {
+    pool: Rc<Inner>,
+    identity: Identity,
+    state: KernelState,
+    findings: Vec<Finding>,
+    ready: Duration,
+}
+
+#[async_trait(?Send)]
+impl Template for LocalTemplate {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn state(&self) -> &KernelState {
+        &self.state
+    }
+
+    fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    fn ready(&self) -> Duration {
+        self.ready
+    }
+
+    fn kept_since(&self) -> Option<SystemTime> {
+        None
+    }
+
+    async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
+        let CloneRequest { name, console, kernel_log, deadline } = request;
+        let seat = Seat { name, console, kernel_log: Some(kernel_log), deadline: *deadline };
+        Ok(Box::new(self.pool.start(What::Clone, &seat).await?))
     }
 }
 

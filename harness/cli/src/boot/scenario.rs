@@ -10,7 +10,8 @@ use std::time::Duration;
 use kgate_machine::Pool;
 use kgate_model::journal::{Event, RunRecord};
 use kgate_model::outcome::{Blame, Outcome, Role};
-use kgate_runner::{Inputs, RunDir, RunEnd, make_plan, trial_log};
+use kgate_model::plan::Start;
+use kgate_runner::{History, Inputs, RunDir, RunEnd, make_plan, trial_log};
 use kgate_scenario::{
     MachineSpec, Overrides, Policy, Requires, Scenario, Selected, Timeouts, Waivers, Workload,
 };
@@ -47,6 +48,10 @@ pub(super) async fn run(
     let inputs = inputs(args, scenario);
     let mut plan = make_plan(&inputs, record.clone(), record, &Known(&kernels), 1);
     plan.boots.retain(|boot| boot.role == Role::Candidate);
+    for boot in &mut plan.boots {
+        // There is nobody that a template would spare a boot, and the console is one file.
+        boot.start = Start::Cold;
+    }
 
     let budget = Budget { accel: args.accel.into(), cpus: None, memory: None, templates: None };
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
@@ -75,7 +80,7 @@ pub(super) async fn run(
         let _ = signals.wait_for(|&asked| asked).await;
     };
     let end = {
-        let run = kgate_runner::run(&dir, &pool, None, &mut observe, cancel);
+        let run = kgate_runner::run(&dir, &pool, None, &History::default(), &mut observe, cancel);
         tokio::pin!(run);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);

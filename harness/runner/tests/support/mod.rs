@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use kgate_model::journal::{Entry, Event, RunRecord};
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::{Outcome, Role};
-use kgate_runner::{Capabilities, Inputs, RunDir, RunEnd, make_plan, run};
+use kgate_runner::{Capabilities, History, Inputs, RunDir, RunEnd, make_plan, run};
 use kgate_scenario::{Library, Waivers, Workload};
 use kgate_testkit::local::LocalPool;
 
@@ -66,6 +66,7 @@ pub struct Bench {
     pub temp: tempfile::TempDir,
     pub dir: RunDir,
     pub pool: LocalPool,
+    pub history: History,
     pub events: Vec<Event>,
 }
 
@@ -75,7 +76,13 @@ impl Bench {
         let (baseline, candidate) = (kernel("6.1.1"), kernel("6.1.2"));
         let plan = make_plan(&inputs, baseline, candidate, &Lacking::default(), 1);
         let dir = RunDir::create(&temp.path().join("run"), plan, inputs).unwrap();
-        Self { temp, dir, pool: LocalPool::new(capacity), events: Vec::new() }
+        Self {
+            temp,
+            dir,
+            pool: LocalPool::new(capacity),
+            history: History::default(),
+            events: Vec::new(),
+        }
     }
 
     /// Runs what is open; `on` sees each event as it happens.
@@ -92,7 +99,7 @@ impl Bench {
             self.events.push(entry.event.clone());
             on(&entry.event, &self.pool);
         };
-        run(&self.dir, &self.pool, None, &mut observer, cancel).await.unwrap()
+        run(&self.dir, &self.pool, None, &self.history, &mut observer, cancel).await.unwrap()
     }
 
     pub fn record(&self) -> RunRecord {
