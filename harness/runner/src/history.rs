@@ -68,17 +68,23 @@ impl History {
         }
         let seen = record.started_at.unwrap_or_default();
         for (scenario, (sum, count)) in times {
-            let mean = sum / count;
-            let first = Known { wall_ms: mean, seen };
-            let known = self.scenarios.entry(scenario.to_owned()).or_insert(first);
-            let all = u128::from(known.wall_ms) * (RUNS - 1) + u128::from(mean);
-            *known = Known { wall_ms: u64::try_from(all / RUNS).unwrap_or(u64::MAX), seen };
+            self.note(scenario, sum / count, seen);
         }
-        if self.scenarios.len() > SCENARIOS {
-            let mut seen: Vec<_> = self.scenarios.values().map(|known| known.seen).collect();
-            seen.sort_unstable();
-            let oldest = seen[seen.len() - SCENARIOS];
-            self.scenarios.retain(|_, known| known.seen >= oldest);
+        self.forget();
+    }
+
+    fn note(&mut self, scenario: &str, wall_ms: u64, seen: u64) {
+        let first = Known { wall_ms, seen };
+        let known = self.scenarios.entry(scenario.to_owned()).or_insert(first);
+        let all = u128::from(known.wall_ms) * (RUNS - 1) + u128::from(wall_ms);
+        *known = Known { wall_ms: u64::try_from(all / RUNS).unwrap_or(u64::MAX), seen };
+    }
+
+    fn forget(&mut self) {
+        let mut seen: Vec<_> = self.scenarios.values().map(|known| known.seen).collect();
+        seen.sort_unstable();
+        if let Some(oldest) = seen.len().checked_sub(SCENARIOS).and_then(|at| seen.get(at)) {
+            self.scenarios.retain(|_, known| known.seen >= *oldest);
         }
     }
 
@@ -88,5 +94,50 @@ impl History {
         let known = self.scenarios.get(scenario).map(|known| known.wall_ms);
         let longest = || self.scenarios.values().map(|known| known.wall_ms).max();
         known.or_else(longest).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+impl History {
+    /// One that knows these.
+    pub(crate) fn of(times: &[(&str, u64)]) -> Self {
+        let known = times.iter().map(|&(id, wall_ms)| (id.to_owned(), Known { wall_ms, seen: 0 }));
+        Self { scenarios: known.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_what_is_broken_is_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("cache/history.json");
+        assert_eq!(History::load(&path), History::default());
+        let history = History::of(&[("subsystem/a", 70), ("subsystem/b", 900)]);
+        history.save(&path).unwrap();
+        assert_eq!(History::load(&path), history);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!((history.expected("subsystem/a"), history.expected("subsystem/new")), (70, 900));
+        assert_eq!(History::default().expected("subsystem/a"), 0);
+        fs::write(&path, b"{ \"scenarios\": 7").unwrap();
+        assert_eq!(History::load(&path), History::default());
+        history.save(Path::new("/proc/no/history.json")).unwrap_err();
+    }
+
+    #[test]
+    fn times_move_with_each_run_and_the_oldest_are_forgotten() {
+        let mut history = History::of(&[("subsystem/a", 300)]);
+        history.note("subsystem/a", 600, 2);
+        history.note("subsystem/a", u64::MAX, 3);
+        assert_eq!(history.expected("subsystem/a"), u64::MAX / 3 + 266);
+        history.note("subsystem/first", 5, 1);
+        for at in 0..SCENARIOS as u64 {
+            history.note(&format!("subsystem/{at}"), at, at + 4);
+        }
+        history.forget();
+        assert_eq!(history.scenarios.len(), SCENARIOS);
+        assert!(!history.scenarios.contains_key("subsystem/first"));
     }
 }

@@ -273,7 +273,7 @@ async fn carry_out(
             },
             // It has taken its room when it was polled: there may be more.
             () = std::future::ready(()), if started => {}
-            () = sleep(LOOK), if schedule.is_short_of_room() => {}
+            () = sleep(LOOK), if schedule.may_get_room() => {}
         }
     }
 }

@@ -541,7 +541,7 @@ mod tests {
         let plan = fs::read_to_string(path.join(PLAN)).unwrap();
         let boot = r#""boots": [{ "id": "../x", "role": "baseline", "number": 1, "image": "base",
             "shape": { "cpus": 1, "memory": 1, "cpu_model": null, "kernel_args": [],
-            "network": false }, "modules": [], "exclusive": false, "partition": 1, "trials": [] }]"#;
+            "network": false }, "modules": [], "start": "warm", "exclusive": false, "partition": 1, "trials": [] }]"#;
         fs::write(path.join(PLAN), plan.replace("\"boots\": []", boot)).unwrap();
         insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @r#"DIR/run/plan.json:1: the run directory is damaged: the id "../x" leads out of it; what it knew is lost, start a new run"#);
         fs::write(path.join(PLAN), plan).unwrap();

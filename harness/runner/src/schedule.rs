@@ -169,9 +169,11 @@ impl<'a> Schedule<'a> {
         Some(entry.unit)
     }
 
-    /// Whether something waits only for room, as of the last look.
-    pub(crate) const fn is_short_of_room(&self) -> bool {
-        self.short_of_room
+    /// Whether something waits only for room, as of the last look, and that may come without anything
+    /// ending: clones count by what they use.
+    pub(crate) fn may_get_room(&self) -> bool {
+        let uses = |entry: &Entry<'_>| entry.clone && entry.state == State::Running;
+        self.short_of_room && self.entries.iter().any(uses)
     }
 
     /// Templates hold memory: those of a replicate wait until all clones of those before are started.
@@ -221,5 +223,145 @@ impl<'a> Schedule<'a> {
     /// Whether the trial's machine is to be a clone.
     pub(crate) fn is_clone(&self, unit: Unit) -> bool {
         self.entries.iter().any(|entry| entry.unit == unit && entry.clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kgate_model::kernel::KernelRecord;
+    use kgate_scenario::{Library, Waivers, Workload};
+    use std::fmt::Write as _;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::plan::{Capabilities, Inputs, make_plan};
+
+    struct Everything;
+
+    impl Capabilities for Everything {
+        fn config(&self, _: Role, _: &str) -> Option<String> {
+            None
+        }
+
+        fn module(&self, _: Role, _: &str) -> Option<bool> {
+            None
+        }
+    }
+
+    /// The boots of a plan over scenarios with these keys.
+    fn boots(scenarios: &[(&str, &str)], number: u32) -> Vec<PlannedBoot> {
+        let files = scenarios.iter().map(|(id, keys)| {
+            let (kind, _) = id.split_once('/').unwrap();
+            let steps = if kind == "performance" { "measure: pipe" } else { "run: x" };
+            let text = format!("kind: {kind}\nsummary: s\n{keys}\nsteps: [{{ {steps} }}]\n");
+            (PathBuf::from(format!("{id}.yaml")), text)
+        });
+        let library = Library::load(files).unwrap();
+        let text = format!("summary: s\nscenarios: ['**']\npolicy: {{ boots: {number} }}\n");
+        let workload = Workload::load(Path::new("w.yaml"), &text, &library).unwrap();
+        let inputs = Inputs {
+            selected: library.select(&workload),
+            policy: workload.policy.clone(),
+            waivers: Waivers::default(),
+            workload,
+        };
+        let kernel = KernelRecord {
+            reference: String::new(),
+            release: String::new(),
+            banner: String::new(),
+            upstream: None,
+            origin: String::new(),
+            image_sha256: String::new(),
+            package_sha256: None,
+        };
+        make_plan(&inputs, kernel.clone(), kernel, &Everything, 1).boots
+    }
+
+    /// What starts when, where there is room for so many units at once and each ends after all that
+    /// started before it: one line per unit, with how many were running when it started.
+    fn order(boots: &[PlannedBoot], times: &[(&str, u64)], room: usize, templates: bool) -> String {
+        let open: Vec<Vec<&PlannedTrial>> =
+            boots.iter().map(|boot| boot.trials.iter().collect()).collect();
+        let history = History::of(times);
+        let mut schedule =
+            Schedule::new(boots.iter().zip(open.iter().map(|open| &**open)), &history);
+        let mut running = std::collections::VecDeque::new();
+        let mut text = String::new();
+        loop {
+            while let Some(unit) = schedule.next(|_, _| running.len() < room) {
+                let name = match unit {
+                    Unit::Boot(at) => boots[at].id.clone(),
+                    Unit::Trial(at, trial) => format!("  {}", boots[at].trials[trial].id),
+                };
+                let clone = if schedule.is_clone(unit) { ", a clone" } else { "" };
+                writeln!(text, "{name}{clone}, beside {}", running.len()).unwrap();
+                running.push_back(unit);
+            }
+            let Some(unit) = running.pop_front() else { break };
+            if matches!(unit, Unit::Boot(at) if boots[at].start == Start::Warm) {
+                schedule.release(unit.boot(), templates);
+            }
+            schedule.ended(unit);
+        }
+        assert!(schedule.entries.is_empty(), "all was started");
+        text
+    }
+
+    const SCENARIOS: [(&str, &str); 6] = [
+        ("integration/a", ""),
+        ("performance/p", ""),
+        ("subsystem/b", ""),
+        ("subsystem/c", "image: edge"),
+        ("subsystem/d", "boot: cold"),
+        ("subsystem/e", "boot: shared"),
+    ];
+
+    #[test]
+    fn long_trials_start_first_and_roles_take_turns() {
+        let times = [("integration/a", 100), ("subsystem/b", 9000), ("subsystem/c", 500)];
+        let times = [times, [("subsystem/d", 20), ("subsystem/e", 10), ("performance/p", 7)]];
+        insta::assert_snapshot!(order(&boots(&SCENARIOS, 2), &times.concat(), 2, true));
+    }
+
+    #[test]
+    fn without_a_history_the_plan_says_the_order() {
+        insta::assert_snapshot!(order(&boots(&SCENARIOS[..3], 1), &[], 1, true));
+        // What isn't known may be long.
+        let known = [("integration/a", 100)];
+        insta::assert_snapshot!(order(&boots(&SCENARIOS[..3], 1), &known, 1, false));
+    }
+
+    #[test]
+    fn what_needs_less_may_overtake() {
+        let boots = boots(&[("subsystem/a", ""), ("subsystem/d", "boot: cold")], 1);
+        let open: Vec<Vec<&PlannedTrial>> =
+            boots.iter().map(|boot| boot.trials.iter().collect()).collect();
+        let history = History::of(&[("subsystem/a", 1), ("subsystem/d", 9)]);
+        let mut schedule =
+            Schedule::new(boots.iter().zip(open.iter().map(|open| &**open)), &history);
+        let template = schedule.next(|_, _| true).unwrap();
+        let mut asked = 0;
+        let mut none = |_: &MachineShape, _| {
+            asked += 1;
+            false
+        };
+        // The other template, and both boots, need as much: they are not even asked about.
+        assert_eq!(schedule.next(&mut none), None);
+        assert_eq!(asked, 1);
+        assert!(!schedule.may_get_room(), "a boot has to end");
+        schedule.release(template.boot(), true);
+        schedule.ended(template);
+        let other = schedule.next(|_, _| true).unwrap();
+        assert!(schedule.entries.iter().any(|e| e.is_template() && e.unit == other));
+        // Boots have no room; a clone has.
+        let clone = schedule.next(|_, clone| clone).unwrap();
+        assert!(schedule.is_clone(clone));
+        assert_eq!(schedule.next(|_, clone| clone), None);
+        assert!(schedule.may_get_room(), "the clone may fall idle");
+        // It could not be started: now it needs what the boots need, and comes after them.
+        schedule.wants_boot(clone);
+        assert!(!schedule.is_clone(clone));
+        let cold = schedule.next(|_, _| true).unwrap();
+        assert_eq!(boots[cold.boot()].start, Start::Cold);
     }
 }

@@ -226,7 +226,7 @@ fn a_second_file_for_one_scenario() {
 fn warm_measurements() {
     let text = "kind: performance\nsummary: s\nboot: warm\nsteps: [{ measure: pipe }]\n".to_owned();
     let files = [(PathBuf::from("scenarios/performance/x.yaml"), text)];
-    insta::assert_snapshot!(Library::load(files).unwrap_err(), @"");
+    insta::assert_snapshot!(Library::load(files).unwrap_err());
 }
 
 #[test]
