@@ -125,7 +125,7 @@ impl<'a> Own<'a> {
         let request = CloneRequest {
             name: attempt.machine.clone(),
             console: dir.join(rundir::console(&attempt.machine)),
-            kernel_log: dir.join(rundir::kernel_log(&attempt.machine)),
+            kernel_log: Some(dir.join(rundir::kernel_log(&attempt.machine))),
             deadline: context.inputs.policy.timeouts.boot,
         };
         let started = Instant::now();

@@ -394,7 +394,7 @@ impl Template for LocalTemplate {
 
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
         let CloneRequest { name, console, kernel_log, deadline } = request;
-        let seat = Seat { name, console, kernel_log: Some(kernel_log), deadline: *deadline };
+        let seat = Seat { name, console, kernel_log: kernel_log.as_deref(), deadline: *deadline };
         Ok(Box::new(self.pool.start(What::Clone, &seat).await?))
     }
 }
