@@ -137,9 +137,9 @@ impl Group {
         Self { path, limits_memory: false, limits_processes: false }
     }
 
-    /// The file through which a process enters the group by writing `0`.
-    pub(crate) fn entry(&self) -> io::Result<File> {
-        File::options().write(true).open(self.path.join("cgroup.procs"))
+    /// Its directory, for a process to be started in it.
+    pub(crate) fn directory(&self) -> io::Result<File> {
+        File::open(&self.path)
     }
 
     /// Whether a living process is in it.

@@ -156,15 +156,17 @@ fn start<'a>(
     shared: &'a Arc<Shared>,
 ) -> Result<Running<'a>, Trouble> {
     let group = agent.groups.as_ref().and_then(|groups| groups.create(id, &command.limits));
-    let entry = match &group {
-        Some(group) => Some(group.entry().map_err(|e| failed("open the control group", e))?.into()),
+    let directory = match &group {
+        Some(group) => {
+            Some(group.directory().map_err(|e| failed("open the control group", e))?.into())
+        }
         None => None,
     };
     let marker = format!("KGATE_COMMAND={}.{id}", rustix::process::getpid().as_raw_pid());
     let (streams, parent) = streams(command.stdin).map_err(|e| failed("make streams", e))?;
     let needs_marker = group.is_none().then_some(marker.as_str());
     let limits = resource_limits(&command.limits, group.as_ref());
-    let (prepared, report) = Prepared::new(command, streams, entry, limits, needs_marker)?;
+    let (prepared, report) = Prepared::new(command, streams, directory, limits, needs_marker)?;
     let started = Instant::now();
     let pid =
         agent.reaper.fork(shared, || prepared.fork()).map_err(|e| failed("start a process", e))?;
