@@ -118,8 +118,14 @@ impl Groups {
 /// Switches controllers on for the children of a group, those that the kernel has.
 pub(crate) fn enable(directory: &Path, controllers: &[&str]) {
     let file = directory.join("cgroup.subtree_control");
-    for controller in controllers {
-        let _ = fs::write(&file, format!("+{controller}"));
+    let switch = |controllers: &[&str]| {
+        fs::write(&file, controllers.iter().map(|c| format!("+{c} ")).collect::<String>())
+    };
+    // Together, for each switching looks through all groups. One that can't be had fails them all.
+    if switch(controllers).is_err() {
+        for controller in controllers {
+            let _ = switch(&[controller]);
+        }
     }
 }
 
