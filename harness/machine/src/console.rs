@@ -12,7 +12,7 @@ use kgate_klog::{Parser, Source};
 use kgate_model::finding::{Finding, Severity};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Bytes of the console's end that are kept in memory.
 const TAIL: usize = 64 << 10;
@@ -29,7 +29,7 @@ const SETTLED: Duration = Duration::from_millis(2);
 #[derive(Clone, Debug)]
 pub struct Console {
     shared: Arc<Shared>,
-    requests: mpsc::UnboundedSender<oneshot::Sender<()>>,
+    requests: mpsc::UnboundedSender<Asked>,
     progress: watch::Receiver<Progress>,
 }
 
@@ -44,6 +44,15 @@ pub struct Progress {
     pub panicked: bool,
     /// The stream has ended.
     pub closed: bool,
+}
+
+/// What the monitor is asked for.
+#[derive(Debug)]
+enum Asked {
+    /// To catch up, and to say when it has.
+    Settle(oneshot::Sender<()>),
+    /// To read without rests from now on: somebody waits for the end of the stream.
+    Hurry,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +129,7 @@ impl Console {
     /// stopped short is taken as it is.
     pub async fn settle(&self) {
         let (done, wait) = oneshot::channel();
-        if self.requests.send(done).is_ok() {
+        if self.requests.send(Asked::Settle(done)).is_ok() {
             // The monitor is gone when the stream ended: then everything is read.
             let _ = wait.await;
         }
@@ -150,6 +159,8 @@ impl Console {
 
     /// Waits until the stream has ended and all of it is read, at most `longest`.
     pub async fn closed(&self, longest: Duration) {
+        // The monitor is gone when the stream ended already.
+        let _ = self.requests.send(Asked::Hurry);
         let mut progress = self.progress.clone();
         let _ = timeout(longest, progress.wait_for(|p| p.closed)).await;
     }
@@ -159,7 +170,7 @@ struct Monitor<R> {
     stream: R,
     file: Option<File>,
     shared: Arc<Shared>,
-    inbox: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    inbox: mpsc::UnboundedReceiver<Asked>,
     progress: watch::Sender<Progress>,
     parser: Parser,
     bytes: u64,
@@ -169,21 +180,30 @@ impl<R: AsyncRead + Unpin> Monitor<R> {
     async fn run(mut self) {
         let mut buffer = vec![0; 16 << 10];
         let mut open = true;
+        let mut batch = BATCH;
+        let mut next = Instant::now();
         while open {
+            let read = async {
+                sleep_until(next).await;
+                self.stream.read(&mut buffer).await
+            };
             tokio::select! {
-                read = self.stream.read(&mut buffer) => {
+                read = read => {
                     open = self.take(read, &buffer);
-                    tokio::time::sleep(BATCH).await;
+                    next = Instant::now() + batch;
                 }
-                Some(done) = self.inbox.recv() => {
-                    while open {
-                        match timeout(SETTLED, self.stream.read(&mut buffer)).await {
-                            Ok(read) => open = self.take(read, &buffer),
-                            Err(_) => break,
+                Some(asked) = self.inbox.recv() => match asked {
+                    Asked::Settle(done) => {
+                        while open {
+                            match timeout(SETTLED, self.stream.read(&mut buffer)).await {
+                                Ok(read) => open = self.take(read, &buffer),
+                                Err(_) => break,
+                            }
                         }
+                        self.keep_pending();
+                        let _ = done.send(());
                     }
-                    self.keep_pending();
-                    let _ = done.send(());
+                    Asked::Hurry => (batch, next) = (Duration::ZERO, Instant::now()),
                 }
             }
         }
