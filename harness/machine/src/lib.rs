@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod console;
+pub mod pipe;
 pub mod process;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 
 pub use agent::{Agent, AgentError};
 pub use console::Console;
+pub use pipe::Pipe;
 
 /// What to start: one kernel on one machine.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use std::{io, iter};
 use async_trait::async_trait;
 use futures::StreamExt;
 use kgate_machine::process::Process;
-use kgate_machine::{Agent, AgentError, BootError, Console, End, Machine};
+use kgate_machine::{Agent, AgentError, BootError, Console, End, Machine, Pipe};
 use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::wire::{Identity, Setup};
 use qapi::futures::{QapiStream, QmpStreamTokio};
@@ -347,9 +347,9 @@ impl Machine for Guest {
 }
 
 /// A pipe for what the guest prints: our end, its end.
-fn printed_pipe() -> io::Result<(pipe::Receiver, OwnedFd)> {
+fn printed_pipe() -> io::Result<(Pipe, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    Ok((pipe::Receiver::from_owned_fd(read)?, write))
+    Ok((Pipe::new(read)?, write))
 }
 
 /// A pipe for what is typed to the guest: its end, our end.
