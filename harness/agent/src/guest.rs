@@ -23,9 +23,6 @@ const BOOT_MODULES: &str = "/kgate/boot-modules";
 /// Where the cgroup2 file system is mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Writing back what was written must not keep a machine from powering off.
-const SYNCED_WITHIN: Duration = Duration::from_secs(3);
-
 /// A mount: source and type, target, flags, options.
 type Mount = (&'static str, &'static str, MountFlags, &'static std::ffi::CStr);
 
@@ -165,14 +162,8 @@ fn end(why: &str) -> ! {
 }
 
 fn power_off() -> ! {
-    let (done, synced) = std::sync::mpsc::channel();
-    let sync = std::thread::Builder::new().spawn(move || {
-        rustix::fs::sync();
-        let _ = done.send(());
-    });
-    if sync.is_ok() {
-        let _ = synced.recv_timeout(SYNCED_WITHIN);
-    }
+    // Nothing is written back first: a guest's disks are read-only, and everything else is memory
+    // that ends with it.
     let _ = reboot(RebootCommand::PowerOff);
     // A kernel without a way to power off has halted; there is nothing left to do.
     loop {
