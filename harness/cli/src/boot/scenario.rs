@@ -79,8 +79,9 @@ pub(super) async fn run(
     let cancel = async move {
         let _ = signals.wait_for(|&asked| asked).await;
     };
+    let history = History::default();
     let end = {
-        let run = kgate_runner::run(&dir, &pool, None, &History::default(), &mut observe, cancel);
+        let run = kgate_runner::run(&dir, &pool, None, &history, &mut observe, cancel);
         tokio::pin!(run);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
