@@ -125,15 +125,13 @@ impl<'a> Walk<'a> {
             return;
         }
         let name = readable(name);
-        let skip = |name: &str| {
-            TABLE.helper.is_match(name)
-                || self.compiled.skip.as_ref().is_some_and(|skip| skip.is_match(name))
-        };
-        if skip(&name) {
+        let plain = name.as_bytes();
+        let skip = self.compiled.skip.as_ref();
+        if TABLE.helper.is_match(plain) || skip.is_some_and(|skip| skip.is_match(plain)) {
             return;
         }
         let looping = self.compiled.rule.pick == Pick::Looping && self.anchor.is_none();
-        if looping && TABLE.dispatcher.is_match(without_prefix(&name)) {
+        if looping && TABLE.dispatcher.is_match(without_prefix(&name).as_bytes()) {
             self.anchor = Some(self.names.len());
         }
         self.names.push(name);

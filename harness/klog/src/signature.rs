@@ -155,7 +155,7 @@ fn own(frames: &[Frame]) -> impl Iterator<Item = &Frame> {
             let plain = frame.function.trim_start_matches('_');
             let helps = || {
                 WAITING.iter().any(|wait| plain.starts_with(wait))
-                    || TABLE.helper.is_match(&frame.function)
+                    || TABLE.helper.is_match(frame.function.as_bytes())
             };
             frame.module.is_some() || !helps()
         },

@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 
 use aho_corasick::packed;
-use regex::bytes::Regex as BytesRegex;
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 
 use crate::frame;
 use crate::line::{Line, program_tag};
@@ -40,7 +39,7 @@ pub(crate) struct Table {
 struct CompiledGroup {
     #[cfg(test)]
     group: &'static Group,
-    not: Option<BytesRegex>,
+    not: Option<Regex>,
     rules: Vec<Compiled>,
 }
 
@@ -50,7 +49,7 @@ pub(crate) struct Compiled {
     pub(crate) rule: &'static Rule,
     /// What the pattern's matches begin with.
     start: &'static [u8],
-    pattern: BytesRegex,
+    pattern: Regex,
     pub(crate) skip: Option<Regex>,
 }
 
@@ -96,21 +95,15 @@ impl Literals {
     }
 }
 
-/// Compiles one of the crate's own expressions.
-pub(crate) fn compile(pattern: &str) -> Regex {
+fn compile(pattern: &str) -> Regex {
+    let named = NAMES.iter().fold(pattern.to_owned(), |text, (name, by)| text.replace(name, by));
+    let built = RegexBuilder::new(&named).unicode(false).build();
     // tidy-allow(no-panic): all patterns are constants of this crate, compiled by any test
-    RegexBuilder::new(pattern).build().expect("the expressions of the rule table are valid")
+    built.expect("the expressions of the rule table are valid")
 }
 
 fn optional(pattern: &str) -> Option<Regex> {
     (!pattern.is_empty()).then(|| compile(pattern))
-}
-
-fn bytes(pattern: &str) -> BytesRegex {
-    let named = NAMES.iter().fold(pattern.to_owned(), |text, (name, by)| text.replace(name, by));
-    let built = regex::bytes::RegexBuilder::new(&named).unicode(false).build();
-    // tidy-allow(no-panic): all patterns are constants of this crate, compiled by any test
-    built.expect("the expressions of the rule table are valid")
 }
 
 /// The plain text that all matches of `pattern` begin with.
@@ -136,7 +129,7 @@ impl Table {
             let compiled = group.rules.iter().map(|rule| Compiled {
                 rule,
                 start: literal_start(rule.pattern).as_bytes(),
-                pattern: bytes(&format!("^(?:{})", rule.pattern)),
+                pattern: compile(&format!("^(?:{})", rule.pattern)),
                 skip: optional(rule.skip),
             });
             compiled.collect()
@@ -144,7 +137,7 @@ impl Table {
         let groups = GROUPS.iter().map(|group| CompiledGroup {
             #[cfg(test)]
             group,
-            not: (!group.not.is_empty()).then(|| bytes(group.not)),
+            not: optional(group.not),
             rules: rules(group),
         });
         Self {
