@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::frame;
 use crate::rules::{Pick, Step};
 use crate::table::{Compiled, Header, TABLE};
+use crate::text::{self, contains, find};
 use crate::words::{COMMON_WAITS, ENTRY_PREFIXES, STACKS, WAITERS};
 
 /// What the steps of a rule came to.
@@ -57,23 +58,21 @@ fn without_prefix(raw: &str) -> &str {
 
 /// The lines of a report, one after the other, those of unsure frames left out.
 #[derive(Clone, Copy)]
-struct Lines<'a>(&'a [u8]);
+struct Lines<'a>(&'a str);
 
 impl<'a> Iterator for Lines<'a> {
-    type Item = &'a [u8];
+    type Item = &'a str;
 
-    fn next(&mut self) -> Option<&'a [u8]> {
-        loop {
-            if self.0.is_empty() {
-                return None;
-            }
-            let end = memchr::memchr(b'\n', self.0).unwrap_or(self.0.len());
+    fn next(&mut self) -> Option<&'a str> {
+        while !self.0.is_empty() {
+            let end = memchr::memchr(b'\n', self.0.as_bytes()).unwrap_or(self.0.len());
             let line = &self.0[..end];
             self.0 = self.0.get(end + 1..).unwrap_or_default();
-            if !is_unsure(line) {
+            if !is_unsure(line.as_bytes()) {
                 return Some(line);
             }
         }
+        None
     }
 }
 
@@ -138,7 +137,7 @@ impl<'a> Walk<'a> {
     }
 
     /// The next line that `test` takes something from. Ends at a stack that does not belong here.
-    fn seek<T>(&mut self, mut test: impl FnMut(&'a [u8]) -> Option<T>) -> Option<T> {
+    fn seek<T>(&mut self, mut test: impl FnMut(&'a str) -> Option<T>) -> Option<T> {
         for line in self.lines.by_ref() {
             if intrudes(line) {
                 self.mixed = true;
@@ -154,11 +153,10 @@ impl<'a> Walk<'a> {
     /// Goes on after the next line that holds one of `texts`.
     fn line(&mut self, texts: &[&str]) {
         let text = self.lines.0;
-        let first =
-            texts.iter().filter_map(|part| memchr::memmem::find(text, part.as_bytes())).min();
-        let end = first.and_then(|at| Some(at + memchr::memchr(b'\n', &text[at..])? + 1));
+        let first = texts.iter().filter_map(|part| search(text, part)).min();
+        let end = first.and_then(|at| Some(at + find(&text[at..], "\n")? + 1));
         let end = end.unwrap_or(text.len());
-        if memchr::memmem::find(&text[..end], INTRUDER).is_some() {
+        if search(&text[..end], INTRUDER).is_some() {
             // As for any step, what does not belong here ends the search.
             let mut passed = Lines(&text[..end]);
             if passed.any(intrudes) {
@@ -233,15 +231,15 @@ impl<'a> Walk<'a> {
                 Some(frame) if !frame.reliable || frame.inlined || frame.is_address() => {}
                 Some(frame) => {
                     self.meet(frame.function);
-                    if let Some((caller, ..)) = frame.caller {
-                        self.meet(caller);
+                    if let Some((caller, _)) = frame.caller.and_then(frame::symbol) {
+                        self.meet(caller.function);
                     }
                     // Old kernels print the first one after the heading.
                     if contains(line, "Call Trace") {
                         return false;
                     }
                 }
-                None if TABLE.stack_heading(line).is_some() => return false,
+                None if TABLE.next_heading(line.as_bytes()).is_some() => return false,
                 None => {}
             }
             let enough = match self.compiled.rule.pick {
@@ -264,7 +262,7 @@ impl<'a> Walk<'a> {
             Pick::First => self.names.first().map(|name| Charged::plain(name)),
             Pick::Looping => {
                 let anchor = self.anchor?;
-                if self.names[anchor].contains("smp_call_function") {
+                if contains(&self.names[anchor], "smp_call_function") {
                     return Some(Charged::whole("smp_call_function"));
                 }
                 self.names.get(anchor.saturating_sub(1)).map(|name| Charged::plain(name))
@@ -272,12 +270,12 @@ impl<'a> Walk<'a> {
             Pick::Waiting => {
                 for name in self.names.iter().map(|name| without_prefix(name)) {
                     if let Some((_, common)) =
-                        COMMON_WAITS.iter().find(|(part, _)| name.contains(part))
+                        COMMON_WAITS.iter().find(|(part, _)| contains(name, part))
                     {
                         return Some(Charged::whole(if common.is_empty() { name } else { common }));
                     }
                 }
-                let waits = |name: &str| WAITERS.iter().any(|waiter| name.contains(waiter));
+                let waits = |name: &str| WAITERS.iter().any(|waiter| contains(name, waiter));
                 let own = self.names.iter().find(|name| !waits(without_prefix(name)));
                 own.map(|name| Charged::plain(name))
             }
@@ -285,38 +283,38 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Whether a line holds a text. Lines are short: a searcher takes longer to make than to run.
-fn contains(line: &[u8], text: &str) -> bool {
-    let text = text.as_bytes();
-    let Some(first) = text.first() else { return true };
-    memchr::memchr_iter(*first, line).any(|at| line[at..].starts_with(text))
+/// Offset of `part` in a whole text.
+fn search(text: &str, part: &str) -> Option<usize> {
+    memchr::memmem::find(text.as_bytes(), part.as_bytes())
 }
 
 /// How the function that fault injection adds to a stack begins.
-const INTRUDER: &[u8] = b"should_fail";
+const INTRUDER: &str = "should_fail";
 
 /// Whether a line is of the stack that fault injection prints.
-fn intrudes(line: &[u8]) -> bool {
-    let Some(rest) = line.strip_prefix(b" ") else { return false };
-    let rest = match rest.strip_prefix(b"[") {
-        Some(rest) => memchr::memmem::find(rest, b"] ").map_or(rest, |end| &rest[end + 2..]),
+fn intrudes(line: &str) -> bool {
+    let Some(rest) = line.strip_prefix(' ') else { return false };
+    let rest = match rest.strip_prefix('[') {
+        Some(rest) => text::split(rest, "] ").map_or(rest, |(_, rest)| rest),
         None => rest,
     };
-    let Some(rest) = rest.strip_prefix(b"should_fail") else { return false };
-    let rest = rest.strip_prefix(b"slab").unwrap_or(rest);
-    rest.starts_with(b"+0x") || rest.starts_with(b".")
+    let Some(rest) = rest.strip_prefix(INTRUDER) else { return false };
+    let rest = rest.strip_prefix("slab").unwrap_or(rest);
+    rest.starts_with("+0x") || rest.starts_with('.')
 }
 
 /// Whether such a line comes before the stack's end.
-fn intruded(text: &[u8]) -> bool {
-    memchr::memmem::find(text, INTRUDER).is_some()
+fn intruded(text: &str) -> bool {
+    search(text, INTRUDER).is_some()
         && Lines(text)
-            .take_while(|line| frame::trace(line).is_some() || TABLE.stack_heading(line).is_none())
+            .take_while(|line| {
+                frame::trace(line).is_some() || TABLE.next_heading(line.as_bytes()).is_none()
+            })
             .any(intrudes)
 }
 
 /// Whether a line gives an instruction pointer, and the function it gives.
-fn pointer(line: &[u8]) -> Option<Option<&str>> {
+fn pointer(line: &str) -> Option<Option<&str>> {
     const STARTS: &[&str] = &[
         "RIP: ",
         "EIP: ",
@@ -330,13 +328,13 @@ fn pointer(line: &[u8]) -> Option<Option<&str>> {
         "EIP is at ",
     ];
     let text = line.trim_ascii_start();
-    if !matches!(text.first()?, b'R' | b'E' | b'I' | b'N' | b'p' | b'e' | b'P') {
+    if !matches!(text.as_bytes().first()?, b'R' | b'E' | b'I' | b'N' | b'p' | b'e' | b'P') {
         return None;
     }
-    let start = STARTS.iter().find(|start| text.starts_with(start.as_bytes()))?;
+    let start = STARTS.iter().find(|start| text.starts_with(**start))?;
     // `IP:` is how old kernels print it under their first line.
     let frame = match *start {
-        "IP: " => frame::trace(&line[3..]),
+        "IP: " => frame::trace(&text[3..]),
         _ => frame::pointer(line),
     };
     let frame = frame.filter(|frame| !frame.is_address());
@@ -349,62 +347,57 @@ fn pointer(line: &[u8]) -> Option<Option<&str>> {
 }
 
 /// The function of PowerPC's `--- interrupt: 700 at f+0x1/0x2`.
-fn interrupted(line: &[u8]) -> Option<Option<&str>> {
-    let rest = line.strip_prefix(b"--- interrupt: ")?;
-    let at = memchr::memmem::find(rest, b" at ")?;
-    Some(Some(frame::symbol(&rest[at + 4..])?.0.function))
+fn interrupted(line: &str) -> Option<Option<&str>> {
+    let place = text::after(line.strip_prefix("--- interrupt: ")?, " at ")?;
+    Some(Some(frame::symbol(place)?.0.function))
 }
 
 /// The function of `at: f+0x1/0x2` or `at: [<ffffffff81000000>] f+0x1/0x2`.
-fn lock(line: &[u8]) -> Option<&str> {
-    let at = memchr::memmem::find(line, b"at: ")?;
-    let rest = line[at + 4..].trim_ascii_start();
-    let rest = match rest.first()? {
-        b'[' => rest[memchr::memchr(b']', rest)? + 1..].trim_ascii_start(),
-        _ => rest,
+fn lock(line: &str) -> Option<&str> {
+    let rest = text::after(line, "at: ")?.trim_ascii_start();
+    let rest = match rest.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.1.trim_ascii_start(),
+        None => rest,
     };
     named(rest)
 }
 
 /// The function of `[<ffffffff81000000>] f+0x1/0x2`, wherever in the line.
-fn addressed(line: &[u8]) -> Option<&str> {
+fn addressed(line: &str) -> Option<&str> {
     let mut rest = line;
-    while let Some(open) = memchr::memchr(b'[', rest) {
-        rest = &rest[open + 1..];
-        let close = memchr::memchr(b']', rest)?;
-        let inner = rest[..close].strip_prefix(b"<").unwrap_or(&rest[..close]);
-        let inner = inner.strip_suffix(b">").unwrap_or(inner);
+    while let Some((_, inside)) = rest.split_once('[') {
+        let (inner, after) = inside.split_once(']')?;
+        let inner = inner.strip_prefix('<').unwrap_or(inner);
+        let inner = inner.strip_suffix('>').unwrap_or(inner);
         if inner.len() >= 8
-            && inner.iter().all(u8::is_ascii_hexdigit)
-            && rest[close + 1..].starts_with(b" ")
-            && let Some(name) = named(rest[close + 1..].trim_ascii_start())
+            && inner.bytes().all(|b| b.is_ascii_hexdigit())
+            && after.starts_with(' ')
+            && let Some(name) = named(after.trim_ascii_start())
         {
             return Some(name);
         }
+        rest = inside;
     }
     None
 }
 
 /// The function that `text` begins with, when an offset or a compiler's suffix follows.
-fn named(text: &[u8]) -> Option<&str> {
+fn named(text: &str) -> Option<&str> {
     let (frame, _) = frame::symbol(text)?;
     let certain = frame.offset.is_some() || frame.function.contains('.');
     (certain && !frame.is_address()).then_some(frame.function)
 }
 
 /// The place in the source that a line names: `net/ipv4/tcp.c:123`.
-fn source(line: &[u8]) -> Option<()> {
+fn source(line: &str) -> Option<()> {
     let mut rest = line;
-    while let Some(colon) = memchr::memchr(b':', rest) {
-        let file = &rest[..colon];
-        let extension = file.iter().rev().take_while(|b| b.is_ascii_lowercase()).count();
-        let stem = &file[..file.len() - extension];
-        let named = stem
-            .strip_suffix(b".")
-            .and_then(<[u8]>::last)
-            .is_some_and(|b| b.is_ascii_alphanumeric() || b"-_/.".contains(b));
-        rest = &rest[colon + 1..];
-        if extension > 0 && named && rest.first().is_some_and(u8::is_ascii_digit) {
+    while let Some((file, after)) = rest.split_once(':') {
+        let stem = file.trim_end_matches(|c: char| c.is_ascii_lowercase());
+        let named = stem.strip_suffix('.').is_some_and(|stem| {
+            stem.ends_with(|c: char| c.is_ascii_alphanumeric() || "-_/.".contains(c))
+        });
+        rest = after;
+        if stem.len() < file.len() && named && rest.starts_with(|c: char| c.is_ascii_digit()) {
             return Some(());
         }
     }
@@ -412,7 +405,7 @@ fn source(line: &[u8]) -> Option<()> {
 }
 
 /// Follows a rule through the text of its report.
-pub(crate) fn blame(header: &Header, text: &[u8]) -> Blame {
+pub(crate) fn blame(header: &Header, text: &str) -> Blame {
     let compiled = header.compiled;
     let rule = compiled.rule;
     let mut blame = Blame { met: true, ..Blame::default() };
@@ -435,7 +428,7 @@ pub(crate) fn blame(header: &Header, text: &[u8]) -> Blame {
                 function => function.map(Some),
             },
             Step::Next => needed.lines.next().map(|line| {
-                blame.detail = String::from_utf8_lossy(line).into_owned();
+                blame.detail = line.to_owned();
                 None
             }),
             Step::Access => needed.lines.find_map(access).map(|operation| {
@@ -444,14 +437,12 @@ pub(crate) fn blame(header: &Header, text: &[u8]) -> Blame {
             }),
             Step::Victim => {
                 let name = needed.lines.find_map(victim);
-                blame.detail =
-                    name.map_or(String::new(), |name| String::from_utf8_lossy(name).into_owned());
+                blame.detail = name.unwrap_or_default().to_owned();
                 Some(None)
             }
-            Step::Named(text) => needed.lines.find_map(|line| {
-                let at = memchr::memmem::find(line, text.as_bytes())?;
-                Some(Some(frame::symbol(&line[at + text.len()..])?.0.function))
-            }),
+            Step::Named(text) => needed
+                .lines
+                .find_map(|line| Some(Some(frame::symbol(text::after(line, text)?)?.0.function))),
             _ => None,
         };
         match function {
@@ -519,7 +510,7 @@ fn follow<'a>(
 }
 
 /// What an access was, of `Read of size 8 at addr …`.
-fn access(line: &[u8]) -> Option<&'static str> {
+fn access(line: &str) -> Option<&'static str> {
     [
         ("Read", "Read of size "),
         ("Read", "Read at addr "),
@@ -528,27 +519,25 @@ fn access(line: &[u8]) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(name, text)| {
-        let at = memchr::memmem::find(line, text.as_bytes())?;
-        line.get(at + text.len()).is_some_and(u8::is_ascii_hexdigit).then_some(name)
+        let rest = text::after(line, text)?;
+        rest.starts_with(|c: char| c.is_ascii_hexdigit()).then_some(name)
     })
 }
 
 /// The function of `Allocated in f+0x1/0x2 age=0 cpu=0 pid=83`.
-fn owner(line: &[u8]) -> Option<&str> {
-    let at = memchr::memmem::find(line, b"Allocated in ")?;
-    named(&line[at + 13..])
+fn owner(line: &str) -> Option<&str> {
+    named(text::after(line, "Allocated in ")?)
 }
 
 /// The process that the out-of-memory killer chose.
-fn victim(line: &[u8]) -> Option<&[u8]> {
-    let at =
-        memchr::memmem::find(line, b" process ").filter(|at| line[..*at].ends_with(b"Killed"))?;
-    let name = &line[at + memchr::memchr(b'(', &line[at..])? + 1..];
-    Some(&name[..memchr::memchr(b')', name)?])
+fn victim(line: &str) -> Option<&str> {
+    let (before, rest) = text::split(line, " process ")?;
+    let (_, name) = rest.split_once('(').filter(|_| before.ends_with("Killed"))?;
+    Some(name.split_once(')')?.0)
 }
 
 /// Whether a line is a function of a stack.
-fn is_frame(line: &[u8]) -> bool {
+fn is_frame(line: &str) -> bool {
     frame::trace(line).is_some_and(|frame| {
         frame.reliable && !frame.inlined && (frame.offset.is_some() || frame.caller.is_some())
     }) || contains(line, "(stack is not available)")
@@ -558,18 +547,18 @@ fn is_frame(line: &[u8]) -> bool {
 const NEAR: usize = 15;
 
 /// What is wrong with the stacks of a report that must have one.
-pub(crate) fn damage(text: &[u8]) -> Option<&'static str> {
+pub(crate) fn damage(text: &str) -> Option<&'static str> {
     let mut complete = false;
     let mut seen = [false; 16];
     let mut at = 0;
-    while let Some((offset, which)) = TABLE.next_heading(&text[at..]) {
+    while let Some((offset, which)) = TABLE.next_heading(text[at..].as_bytes()) {
         let line = at + offset;
         at = line + 1;
         // The first of each sort tells enough.
         if std::mem::replace(&mut seen[which % seen.len()], true) {
             continue;
         }
-        let Some(end) = memchr::memchr(b'\n', &text[line..]) else {
+        let Some(end) = find(&text[line..], "\n") else {
             return Some("the log ends within a stack");
         };
         let rest = &text[line + end + 1..];
@@ -578,7 +567,7 @@ pub(crate) fn damage(text: &[u8]) -> Option<&'static str> {
         }
         let stack = Lines(rest)
             .take(NEAR)
-            .take_while(|line| is_frame(line) || TABLE.stack_heading(line).is_none());
+            .take_while(|line| is_frame(line) || TABLE.next_heading(line.as_bytes()).is_none());
         if !stack.into_iter().any(is_frame) {
             return Some("a stack has no functions");
         }
@@ -588,8 +577,8 @@ pub(crate) fn damage(text: &[u8]) -> Option<&'static str> {
 }
 
 /// Whether registers of a RISC-V kernel are followed by a stack, which has no heading there.
-fn riscv(text: &[u8]) -> bool {
-    let Some(at) = memchr::memmem::find(text, b" badaddr: ") else { return false };
+fn riscv(text: &str) -> bool {
+    let Some(at) = search(text, " badaddr: ") else { return false };
     Lines(&text[at..]).skip(1).take(NEAR).any(is_frame)
 }
 

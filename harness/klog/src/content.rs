@@ -7,6 +7,7 @@ use kgate_model::finding::{Access, Finding, FindingKind, Frame, Operation, Stack
 use memchr::memmem;
 
 use crate::frame::{self, RawFrame};
+use crate::text::{after, contains, find, rfind, split};
 
 /// Bounds of what is kept of one report.
 const MAX_FRAMES: usize = 256;
@@ -104,20 +105,20 @@ static LABELS: &[(&str, Opens)] = &[
     ("Showing all locks held", Opens::Nothing),
 ];
 
-/// The bytes that `LABELS` begin with.
-static FIRST: LazyLock<[bool; 256]> = LazyLock::new(|| {
-    let mut first = [false; 256];
-    LABELS.iter().for_each(|(start, _)| first[usize::from(start.as_bytes()[0])] = true);
-    first
+/// `LABELS` by the byte they begin with.
+static BY_FIRST: LazyLock<Vec<Vec<(&str, Opens)>>> = LazyLock::new(|| {
+    let mut by_first = vec![Vec::new(); 256];
+    for label in LABELS {
+        by_first[usize::from(label.0.as_bytes()[0])].push(*label);
+    }
+    by_first
 });
 
 /// What the line announces, if anything; `line` has no blanks around it.
 fn label(line: &str) -> Option<Opens> {
     let bytes = line.as_bytes();
-    let begins = |start: &str| bytes[0] == start.as_bytes()[0] && line.starts_with(start);
-    if FIRST[usize::from(bytes[0])]
-        && let Some((_, opens)) = LABELS.iter().find(|(start, _)| begins(start))
-    {
+    let mut labels = BY_FIRST[usize::from(bytes[0])].iter();
+    if let Some((_, opens)) = labels.find(|(start, _)| line.starts_with(start)) {
         return Some(*opens);
     }
     // The lock checker's `{IN-SOFTIRQ-W} state was registered at:`, `... acquired at:`, and where
@@ -149,8 +150,8 @@ struct Reader<'a> {
     pointed: bool,
     /// Whether the only frame is what the label named, which the stack itself names again.
     stand_in: bool,
-    /// Where the function of the next frame was, as the line before says.
-    caller: Option<(&'a str, u64, Option<u64>)>,
+    /// The symbol of the place where the next frame is, as the line before says.
+    caller: Option<&'a str>,
     /// Whether the line before was the list of modules, which may go on.
     listing: bool,
 }
@@ -173,7 +174,7 @@ impl<'a> Reader<'a> {
         // Most lines are these.
         if !listing
             && line.starts_with(' ')
-            && let Some(raw) = frame::trace(line.as_bytes())
+            && let Some(raw) = frame::trace(line)
         {
             return self.frame(raw);
         }
@@ -190,7 +191,7 @@ impl<'a> Reader<'a> {
         let tried = !listing && line.starts_with(' ');
         if !tried
             && (set_apart || start.is_ascii_lowercase() || plain.starts_with("Call Trace: "))
-            && let Some(raw) = frame::trace(line.as_bytes())
+            && let Some(raw) = frame::trace(line)
         {
             return self.frame(raw);
         }
@@ -223,7 +224,7 @@ impl<'a> Reader<'a> {
         let noted = line.strip_prefix("INFO: ").unwrap_or(line);
         if let Some(rest) =
             noted.strip_prefix("Allocated in ").or_else(|| noted.strip_prefix("Freed in "))
-            && let Some((raw, _)) = frame::symbol(rest.as_bytes())
+            && let Some((raw, _)) = frame::symbol(rest)
         {
             self.frame(raw);
             self.stand_in = true;
@@ -279,11 +280,11 @@ impl<'a> Reader<'a> {
                 frames.reserve(USUAL_FRAMES);
             }
             let mut frame = raw.to_frame();
-            if let Some((function, offset, size)) = caller
-                && frame.offset.is_none()
-                && frame.function == function
+            if frame.offset.is_none()
+                && let Some((place, _)) = caller.and_then(frame::symbol)
+                && frame.function == place.function
             {
-                (frame.offset, frame.size) = (Some(offset), size);
+                (frame.offset, frame.size) = (place.offset, place.size);
             }
             frames.push(frame);
         }
@@ -306,7 +307,7 @@ impl<'a> Reader<'a> {
         let (command, pid) = match self.finding.kind {
             FindingKind::HungTask => after(line, "INFO: task ")
                 .and_then(|rest| {
-                    let end = rest.find(" blocked ").or_else(|| rest.find(" can't die "))?;
+                    let end = find(rest, " blocked ").or_else(|| find(rest, " can't die "))?;
                     rest[..end].rsplit_once(':')
                 })
                 .unwrap_or_default(),
@@ -318,7 +319,7 @@ impl<'a> Reader<'a> {
                 .and_then(|rest| rest.rsplit_once('/')?.0.rsplit_once('/'))
                 .unwrap_or_default(),
             _ if line.starts_with("WARNING: ") => after(line, "CPU#")
-                .and_then(|rest| rest.split_once(": ")?.1.rsplit_once('/'))
+                .and_then(|rest| after(rest, ": ")?.rsplit_once('/'))
                 .unwrap_or_default(),
             _ => Default::default(),
         };
@@ -364,7 +365,7 @@ impl<'a> Reader<'a> {
             self.tainted(line, at);
         }
         if self.finding.kind == FindingKind::Lockdep
-            && let Some((task, _)) = line.split_once(" is trying to ")
+            && let Some((task, _)) = split(line, " is trying to ")
         {
             let (command, pid) = task.rsplit_once('/').unwrap_or_default();
             self.process(command, pid);
@@ -372,7 +373,7 @@ impl<'a> Reader<'a> {
     }
 
     fn pointer_line(&mut self, line: &'a str) {
-        if let Some(raw) = frame::pointer(line.as_bytes()) {
+        if let Some(raw) = frame::pointer(line) {
             self.pointer(raw);
         }
     }
@@ -399,13 +400,13 @@ impl<'a> Reader<'a> {
             self.running(rest, Some(rest), after(rest, "comm: "));
         } else if let Some(rest) = line.strip_prefix("Process ") {
             // `Process insmod (pid: 598, ti=…`
-            let (command, pid) = rest.split_once(" (pid: ").unwrap_or_default();
+            let (command, pid) = split(rest, " (pid: ").unwrap_or_default();
             self.process(command, pid);
         } else if let Some(rest) = line.strip_prefix("in_atomic(): ") {
             let pid = after(rest, " pid: ").unwrap_or_default();
             self.process(after(pid, " name: ").unwrap_or_default(), pid);
         } else if let Some(rest) = line.strip_prefix("comm \"") {
-            let (command, pid) = rest.split_once("\", pid ").unwrap_or_default();
+            let (command, pid) = split(rest, "\", pid ").unwrap_or_default();
             self.process(command, pid);
         }
     }
@@ -416,12 +417,12 @@ impl<'a> Reader<'a> {
 
     fn running(&mut self, line: &'a str, pid: Option<&str>, command: Option<&'a str>) {
         let command = command.unwrap_or_default();
-        let tainted = command.rfind(" Tainted: ").or_else(|| command.rfind(" Not tainted"));
+        let tainted = rfind(command, " Tainted: ").or_else(|| rfind(command, " Not tainted"));
         let name = command[..tainted.unwrap_or(command.len())].trim_end();
         let name = name.strip_suffix(" Kdump: loaded").unwrap_or(name);
         self.process(name, pid.unwrap_or_default());
         if (self.finding.taint.is_none() || self.finding.release.is_none())
-            && let Some(at) = memmem::rfind(line.as_bytes(), b"ainted")
+            && let Some(at) = rfind(line, "ainted")
         {
             self.tainted(line, at);
         }
@@ -437,7 +438,7 @@ impl<'a> Reader<'a> {
             return;
         }
         let rest = rest.strip_prefix(": ").unwrap_or(rest);
-        let release = match rest.find(" #") {
+        let release = match find(rest, " #") {
             Some(end) => rest[..end].split_ascii_whitespace().next_back(),
             None => rest
                 .split_ascii_whitespace()
@@ -532,18 +533,18 @@ impl<'a> Reader<'a> {
             // x86: `#PF: supervisor write access in kernel mode`.
             "#PF:" => {
                 let found = [(" write access", Write), (" read access", Read), (" fetch", Execute)];
-                let found = found.iter().find(|(text, _)| rest.contains(text));
+                let found = found.iter().find(|(text, _)| contains(rest, text));
                 self.access(found.map(|(_, operation)| *operation), None, None);
             }
             // Before that line came, only the error code told.
             "Oops:" if self.faulted() && self.finding.access.is_some() => {
-                let code = rest.split_once(" [#").and_then(|(code, _)| frame::hex(code.as_bytes()));
-                if let Some((code, [])) = code.filter(|(code, _)| *code < 0x40) {
+                let code = split(rest, " [#").and_then(|(code, _)| frame::hex(code));
+                if let Some((code, "")) = code.filter(|(code, _)| *code < 0x40) {
                     let read = if code & 16 != 0 { Execute } else { Read };
                     self.access(Some(if code & 2 != 0 { Write } else { read }), None, None);
                 }
             }
-            "CM" if self.faulted() && rest.contains("WnR = ") => {
+            "CM" if self.faulted() && contains(rest, "WnR = ") => {
                 let write = rest.contains("WnR = 1");
                 self.access(Some(if write { Write } else { Read }), None, None);
             }
@@ -617,11 +618,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What follows `mark` in `text`.
-fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
-    memmem::find(text.as_bytes(), mark.as_bytes()).map(|at| &text[at + mark.len()..])
-}
-
 /// The decimal number at the start of `text`.
 fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
     let text = text.trim_ascii_start();
@@ -632,7 +628,7 @@ fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
 /// The address at the start of `text`, with `0x` or without; `None` when the kernel hid it.
 fn address_of(text: &str) -> Option<u64> {
     let text = text.strip_prefix("0x").unwrap_or(text);
-    frame::hex(text.as_bytes()).map(|(address, _)| address)
+    frame::hex(text).map(|(address, _)| address)
 }
 
 fn ascii(bytes: &[u8]) -> String {

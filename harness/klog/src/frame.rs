@@ -16,9 +16,9 @@ pub(crate) struct RawFrame<'a> {
     pub(crate) reliable: bool,
     /// File and line that the log itself gives.
     pub(crate) source: Option<(&'a str, u32)>,
-    /// ARM prints the place of the call together with the function called: the caller, its
-    /// offset and its size, for the frame on the next line.
-    pub(crate) caller: Option<(&'a str, u64, Option<u64>)>,
+    /// ARM prints the place of the call together with the function called: the symbol of that
+    /// place, for the frame on the next line.
+    pub(crate) caller: Option<&'a str>,
 }
 
 impl<'a> RawFrame<'a> {
@@ -55,24 +55,24 @@ impl<'a> RawFrame<'a> {
 }
 
 /// Parses one line of a stack trace, whichever architecture and age the kernel has.
-pub(crate) fn trace(line: &[u8]) -> Option<RawFrame<'_>> {
+pub(crate) fn trace(line: &str) -> Option<RawFrame<'_>> {
     let line = line.trim_ascii_end();
     let mut rest = line.trim_ascii_start();
     // A trace line stands alone when something sets it apart from prose.
     let mut marked = rest.len() < line.len();
     let mut reliable = true;
     // Names of stacks stand before their first frame: `<IRQ>`, `<<EOE>> <IRQ>`.
-    while rest.first() == Some(&b'<') {
-        let end = rest.iter().take(16).position(|b| *b == b'>')? + 1;
+    while rest.starts_with('<') {
+        let end = rest.bytes().take(16).position(|b| b == b'>')? + 1;
         rest = rest[end..].trim_ascii_start();
-        rest = rest.strip_prefix(b">").map_or(rest, <[u8]>::trim_ascii_start);
+        rest = rest.strip_prefix('>').map_or(rest, str::trim_ascii_start);
         marked = true;
     }
     // The very old ones begin on the line of the heading.
-    if let Some(after) = rest.strip_prefix(b"Call Trace:") {
+    if let Some(after) = rest.strip_prefix("Call Trace:") {
         rest = after.trim_ascii_start();
     }
-    if rest.starts_with(b"([<") {
+    if rest.starts_with("([<") {
         reliable = false;
         rest = &rest[1..];
     }
@@ -80,12 +80,12 @@ pub(crate) fn trace(line: &[u8]) -> Option<RawFrame<'_>> {
         rest = after.trim_ascii_start();
         marked = true;
     }
-    if let Some(after) = rest.strip_prefix(b"? ") {
+    if let Some(after) = rest.strip_prefix("? ") {
         reliable = false;
         marked = true;
         rest = after;
     }
-    let in_parentheses = marked && rest.first() == Some(&b'(');
+    let in_parentheses = marked && rest.starts_with('(');
     rest = &rest[usize::from(in_parentheses)..];
     let len = name_len(rest);
     if !in_parentheses && !may_be(rest, len) {
@@ -94,55 +94,59 @@ pub(crate) fn trace(line: &[u8]) -> Option<RawFrame<'_>> {
     let (mut frame, tail) = symbol_of(rest, len)?;
     frame.reliable = reliable;
     if in_parentheses {
-        let tail = tail.strip_prefix(b")")?;
-        frame.caller = Some(from(tail.strip_prefix(b" from ")?)?).flatten();
-        return Some(frame);
-    }
-    if frame.is_address() {
-        return (marked && (tail.is_empty() || tail == b")")).then_some(frame);
-    }
-    match (frame.offset, tail) {
-        (Some(_), b"" | b")") => {}
-        (Some(_), [b' ', after @ ..]) => {
-            if after.starts_with(b"(unreliable)") {
-                frame.reliable = false;
-            } else if let Some(source) = source_line(after) {
-                frame.source = Some(source);
-            } else if !marked && after[0] != b'(' {
-                return None;
+        frame.caller = from(tail.strip_prefix(") from ")?)?;
+    } else if frame.is_address() {
+        return (marked && matches!(tail, "" | ")")).then_some(frame);
+    } else if frame.offset.is_some() {
+        match tail.as_bytes() {
+            b"" | b")" => {}
+            [b' ', ..] => {
+                let after = &tail[1..];
+                if after.starts_with("(unreliable)") {
+                    frame.reliable = false;
+                } else if let Some(source) = source_line(after) {
+                    frame.source = Some(source);
+                } else if !marked && !after.starts_with('(') {
+                    return None;
+                }
             }
+            [b'\t' | b'(', ..] if marked => {}
+            _ => return None,
         }
-        (Some(_), [b'\t' | b'(', ..]) if marked => {}
-        (None, [b' ', after @ ..]) if after.ends_with(b" [inline]") => {
+    } else {
+        let after = tail.strip_prefix(' ')?;
+        if after.ends_with(" [inline]") {
             frame.source = Some(source_line(after)?);
             frame.inlined = true;
+        } else if let Some(place) = after.strip_prefix("from ") {
+            frame.caller = from(place)?;
+        } else {
+            // As `scripts/decode_stacktrace.sh` rewrites it: `f (net/ipv4/tcp.c:123) mod`.
+            decoded(&mut frame, after.strip_prefix('(').filter(|_| marked)?)?;
         }
-        (None, [b' ', b'f', b'r', b'o', b'm', b' ', after @ ..]) => frame.caller = from(after)?,
-        // As `scripts/decode_stacktrace.sh` rewrites it: `f (net/ipv4/tcp.c:123) mod`.
-        (None, [b' ', b'(', after @ ..]) if marked => decoded(&mut frame, after)?,
-        _ => return None,
     }
     Some(frame)
 }
 
 /// Parses a line that gives the kernel's instruction pointer: `RIP: 0010:f+0x1/0x2`, `pc : f+…`,
 /// `PC is at f+…`, `NIP [c…] f+…`, `epc : f+…`, `EIP is at f+…`, `Krnl PSW : … (f+…)`.
-pub(crate) fn pointer(line: &[u8]) -> Option<RawFrame<'_>> {
+pub(crate) fn pointer(line: &str) -> Option<RawFrame<'_>> {
     let line = line.trim_ascii();
-    let mut rest = match *line.first()? {
-        b'R' => line.strip_prefix(b"RIP")?,
-        b'E' => line.strip_prefix(b"EIP").or_else(|| line.strip_prefix(b"ERA:"))?,
-        b'N' => line.strip_prefix(b"NIP ")?,
-        b'P' => line.strip_prefix(b"PC is at ").or_else(|| line.strip_prefix(b"PC:"))?,
-        b'p' => line.strip_prefix(b"pc ")?,
-        b'i' => line.strip_prefix(b"ip is at ")?,
-        b'e' => line.strip_prefix(b"epc")?,
-        b'K' => line.strip_prefix(b"Krnl PSW :")?,
-        b'T' => line.strip_prefix(b"TPC: ")?,
-        b'I' => line.strip_prefix(b"IAOQ[0]:")?,
+    let start = *line.as_bytes().first()?;
+    let mut rest = match start {
+        b'R' => line.strip_prefix("RIP")?,
+        b'E' => line.strip_prefix("EIP").or_else(|| line.strip_prefix("ERA:"))?,
+        b'N' => line.strip_prefix("NIP ")?,
+        b'P' => line.strip_prefix("PC is at ").or_else(|| line.strip_prefix("PC:"))?,
+        b'p' => line.strip_prefix("pc ")?,
+        b'i' => line.strip_prefix("ip is at ")?,
+        b'e' => line.strip_prefix("epc")?,
+        b'K' => line.strip_prefix("Krnl PSW :")?,
+        b'T' => line.strip_prefix("TPC: ")?,
+        b'I' => line.strip_prefix("IAOQ[0]:")?,
         _ => return None,
     };
-    if rest.first().is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_') && line[0] != b'P' {
+    if start != b'P' && rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
         return None;
     }
     // Whatever stands between: colons, the segment, addresses, brackets, `is at`.
@@ -155,35 +159,33 @@ pub(crate) fn pointer(line: &[u8]) -> Option<RawFrame<'_>> {
             // `0033:0x47fbe9` is user space; a kernel address is taken only where it stands alone.
             return (!address || tail.is_empty()).then_some(frame);
         }
-        rest = match *rest.first()? {
+        rest = match *rest.as_bytes().first()? {
             b':' | b'(' | b'<' => &rest[1..],
             b'[' => address(rest)?,
-            b'i' => rest.strip_prefix(b"is at ")?,
-            b'a' if rest.starts_with(b"at ") => &rest[3..],
+            b'i' => rest.strip_prefix("is at ")?,
+            b'a' if rest.starts_with("at ") => &rest[3..],
             _ => {
-                let digits = rest.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+                let digits = rest.bytes().take_while(u8::is_ascii_hexdigit).count();
                 if !(4..=16).contains(&digits) {
                     return None;
                 }
-                let word = &rest[..digits];
+                let (word, after) = rest.split_at(digits);
                 // x86's code segment: the two lowest bits are the privilege, 3 is user space.
-                if digits == 4 && line[0] != b'P' && rest.get(4) == Some(&b':') {
-                    let user = matches!(word[3], b'3' | b'7' | b'b' | b'f') && word[0] != b'e';
-                    if user {
-                        return None;
-                    }
+                let user = word.ends_with(['3', '7', 'b', 'f']) && !word.starts_with('e');
+                if digits == 4 && start != b'P' && after.starts_with(':') && user {
+                    return None;
                 }
-                &rest[digits..]
+                after
             }
         };
     }
 }
 
 /// Whether what stands after the name of `len` bytes is as in a trace; tells most other lines apart.
-fn may_be(rest: &[u8], len: usize) -> bool {
-    match &rest[len..] {
+fn may_be(rest: &str, len: usize) -> bool {
+    match &rest.as_bytes()[len..] {
         [b'+', b'0', b'x', ..] => true,
-        [] | [b')', ..] => rest.starts_with(b"0x"),
+        [] | [b')', ..] => rest.starts_with("0x"),
         [b' ', after @ ..] => {
             after.first() == Some(&b'(') || after.starts_with(b"from ") || after.ends_with(b"]")
         }
@@ -192,14 +194,14 @@ fn may_be(rest: &[u8], len: usize) -> bool {
 }
 
 /// Takes `[<c0123456>]`, `[c0123456]` off: what follows.
-fn address(bytes: &[u8]) -> Option<&[u8]> {
-    let inner = bytes.strip_prefix(b"[")?;
-    let (inner, close): (_, &[u8]) = match inner.strip_prefix(b"<") {
-        Some(inner) => (inner, b">]"),
-        None => (inner, b"]"),
+fn address(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix('[')?;
+    let (inner, close) = match inner.strip_prefix('<') {
+        Some(inner) => (inner, ">]"),
+        None => (inner, "]"),
     };
-    let inner = inner.strip_prefix(b"0x").unwrap_or(inner);
-    let digits = inner.iter().take(17).take_while(|b| b.is_ascii_hexdigit()).count();
+    let inner = inner.strip_prefix("0x").unwrap_or(inner);
+    let digits = inner.bytes().take(17).take_while(u8::is_ascii_hexdigit).count();
     if !(8..=16).contains(&digits) {
         return None;
     }
@@ -224,39 +226,37 @@ fn is_name(byte: u8) -> bool {
 }
 
 /// Length of the symbol's name at the start.
-fn name_len(bytes: &[u8]) -> usize {
-    bytes.iter().position(|b| !is_name(*b)).unwrap_or(bytes.len())
+fn name_len(text: &str) -> usize {
+    text.bytes().position(|b| !is_name(b)).unwrap_or(text.len())
 }
 
 /// Takes `f+0x1/0x2 [module buildid]`, `f+0x1/0x2`, `f` or `0xc0123456` off.
-pub(crate) fn symbol(bytes: &[u8]) -> Option<(RawFrame<'_>, &[u8])> {
-    symbol_of(bytes, name_len(bytes))
+pub(crate) fn symbol(text: &str) -> Option<(RawFrame<'_>, &str)> {
+    symbol_of(text, name_len(text))
 }
 
 /// As `symbol`, where the name has `len` bytes. Functions of the first 64-bit PowerPC ABI begin
 /// with a dot that is no part of it.
-fn symbol_of(bytes: &[u8], len: usize) -> Option<(RawFrame<'_>, &[u8])> {
-    let (name, mut rest) = bytes.split_at(len);
-    let name = std::str::from_utf8(name.strip_prefix(b".").unwrap_or(name)).ok()?;
+fn symbol_of(text: &str, len: usize) -> Option<(RawFrame<'_>, &str)> {
+    let (name, mut rest) = text.split_at(len);
+    let name = name.strip_prefix('.').unwrap_or(name);
     if let Some(digits) = name.strip_prefix("0x") {
         let valid = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
         return valid.then(|| (RawFrame::named(name), rest));
     }
-    if name.is_empty() || name.as_bytes()[0].is_ascii_digit() {
+    if name.bytes().next().is_none_or(|b| b.is_ascii_digit()) {
         return None;
     }
     let mut frame = RawFrame::named(name);
-    if let Some(after) = rest.strip_prefix(b"+0x") {
+    if let Some(after) = rest.strip_prefix("+0x") {
         let (offset, after) = hex(after)?;
         frame.offset = Some(offset);
         rest = after;
-        if let Some((size, after)) = rest.strip_prefix(b"/0x").and_then(hex) {
+        if let Some((size, after)) = rest.strip_prefix("/0x").and_then(hex) {
             frame.size = Some(size);
             rest = after;
         }
-        if let Some(inner) = rest.strip_prefix(b" [")
-            && let Some((module, after)) = module(inner)
-        {
+        if let Some((module, after)) = rest.strip_prefix(" [").and_then(module) {
             frame.module = Some(module);
             rest = after;
         }
@@ -265,25 +265,23 @@ fn symbol_of(bytes: &[u8], len: usize) -> Option<(RawFrame<'_>, &[u8])> {
 }
 
 /// Takes `module]` or `module 0123abcd…]` (with its build id) off.
-fn module(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let len = bytes.iter().take_while(|b| is_name(**b) || **b == b'-').count();
-    let rest = &bytes[len..];
-    let end = match rest.first()? {
-        b']' => 1,
-        b' ' => {
-            let digits = rest[1..].iter().take_while(|b| b.is_ascii_hexdigit()).count();
-            (digits > 0 && rest.get(digits + 1) == Some(&b']')).then_some(digits + 2)?
-        }
-        _ => return None,
-    };
-    (len > 0).then_some((std::str::from_utf8(&bytes[..len]).ok()?, &rest[end..]))
+fn module(text: &str) -> Option<(&str, &str)> {
+    let len = text.bytes().take_while(|b| is_name(*b) || *b == b'-').count();
+    let (name, rest) = text.split_at(len);
+    let build_id = rest.strip_prefix(' ').map(|id| id.trim_start_matches(is_hex));
+    let after = build_id.filter(|after| after.len() + 1 < rest.len()).unwrap_or(rest);
+    (len > 0).then_some((name, after.strip_prefix(']')?))
+}
+
+fn is_hex(c: char) -> bool {
+    c.is_ascii_hexdigit()
 }
 
 /// Takes hexadecimal digits off.
-pub(crate) fn hex(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(crate) fn hex(text: &str) -> Option<(u64, &str)> {
     let mut value: u64 = 0;
     let mut len = 0;
-    for byte in bytes {
+    for byte in text.bytes() {
         let digit = match byte {
             b'0'..=b'9' => byte - b'0',
             b'a'..=b'f' => byte - b'a' + 10,
@@ -296,43 +294,35 @@ pub(crate) fn hex(bytes: &[u8]) -> Option<(u64, &[u8])> {
         value = value << 4 | u64::from(digit);
         len += 1;
     }
-    (len > 0).then_some((value, &bytes[len..]))
+    (len > 0).then_some((value, &text[len..]))
 }
 
-/// The caller after ARM's ` from `: `[<c0123456>] (g+0x1/0x2)` or `g+0x1/0x2`. The outer `None`:
-/// it is no such thing; the inner: no symbol covers it.
-fn from(bytes: &[u8]) -> Option<Option<(&str, u64, Option<u64>)>> {
-    let bytes = match address(bytes) {
-        Some(after) => after.strip_prefix(b" (")?,
-        None => bytes,
+/// The symbol of the caller after ARM's ` from `: `[<c0123456>] (g+0x1/0x2)` or `g+0x1/0x2`. The
+/// outer `None`: it is no such thing; the inner: no symbol covers it.
+fn from(text: &str) -> Option<Option<&str>> {
+    let text = match address(text) {
+        Some(after) => after.strip_prefix(" (")?,
+        None => text,
     };
-    let (frame, _) = symbol(bytes)?;
-    if frame.is_address() {
-        return Some(None);
-    }
-    Some(Some((frame.function, frame.offset?, frame.size)))
+    let (frame, _) = symbol(text)?;
+    (frame.is_address() || frame.offset.is_some()).then(|| (!frame.is_address()).then_some(text))
 }
 
 /// Takes `path/file.c:123` off the start.
-fn source_line(bytes: &[u8]) -> Option<(&str, u32)> {
-    let end = bytes.iter().position(|b| *b == b' ').unwrap_or(bytes.len());
-    let word = &bytes[..end];
-    let colon = memchr::memrchr(b':', word)?;
-    let line = std::str::from_utf8(&word[colon + 1..]).ok()?.parse().ok()?;
-    let file = std::str::from_utf8(&word[..colon]).ok()?;
+fn source_line(text: &str) -> Option<(&str, u32)> {
+    let (file, line) = text.split(' ').next()?.rsplit_once(':')?;
+    let line = line.parse().ok()?;
     (file.contains(['.', '/']) && line > 0).then_some((file, line))
 }
 
 /// What stands after the opening parenthesis of `f (net/ipv4/tcp.c:123 (discriminator 2)) mod`.
 /// With inlined functions there are several places, the function's own last.
-fn decoded<'a>(frame: &mut RawFrame<'a>, bytes: &'a [u8]) -> Option<()> {
-    let end = memchr::memrchr(b')', bytes)?;
-    let places = bytes[..end].split(|b| *b == b' ').map(|word| word.trim_ascii());
-    frame.source = Some(places.filter_map(source_line).next_back()?);
-    let module = bytes[end + 1..].trim_ascii();
-    let module = module.strip_prefix(b"[").map_or(module, |inner| &inner[..inner.len().max(1) - 1]);
-    let named = !module.is_empty() && module.iter().all(|b| is_name(*b));
-    frame.module = named.then(|| std::str::from_utf8(module).ok()).flatten();
+fn decoded<'a>(frame: &mut RawFrame<'a>, text: &'a str) -> Option<()> {
+    let (places, module) = text.rsplit_once(')')?;
+    frame.source = Some(places.split(' ').filter_map(source_line).next_back()?);
+    let module = module.trim_ascii();
+    let module = module.strip_prefix('[').map_or(module, |inner| inner.trim_end_matches(']'));
+    frame.module = (!module.is_empty() && module.bytes().all(is_name)).then_some(module);
     Some(())
 }
 
@@ -357,8 +347,9 @@ mod tests {
         if !frame.reliable {
             add(" ?".to_owned());
         }
-        if let Some((caller, offset, size)) = frame.caller {
-            add(format!(" < {caller} +{offset:x}/{:x}", size.unwrap_or_default()));
+        if let Some((caller, _)) = frame.caller.and_then(symbol) {
+            let (offset, size) = (caller.offset.unwrap(), caller.size.unwrap_or_default());
+            add(format!(" < {} +{offset:x}/{size:x}", caller.function));
         }
         text
     }
@@ -437,7 +428,7 @@ mod tests {
             (" f+0x11111111111111111/0x2", "-"),
         ];
         for (line, expected) in cases {
-            assert_eq!(show(trace(line.as_bytes())), expected, "{line:?}");
+            assert_eq!(show(trace(line)), expected, "{line:?}");
         }
     }
 
@@ -479,15 +470,15 @@ mod tests {
             ("", "-"),
         ];
         for (line, expected) in cases {
-            assert_eq!(show(pointer(line.as_bytes())), expected, "{line:?}");
+            assert_eq!(show(pointer(line)), expected, "{line:?}");
         }
     }
 
     proptest! {
         #[test]
         fn any_line(line in r"( |\? |\[<c0123456>\] |\(|RIP: |pc : |0010:|f|\+0x1|/0x2| \[|\]|a\.c:1|\)| from |0x|.){0,12}") {
-            trace(line.as_bytes());
-            pointer(line.as_bytes());
+            trace(&line);
+            pointer(&line);
         }
     }
 }

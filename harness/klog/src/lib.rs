@@ -24,6 +24,7 @@ mod report;
 mod rules;
 mod signature;
 mod table;
+mod text;
 mod title;
 mod words;
 

@@ -2,14 +2,14 @@
 
 use kgate_model::finding::{Finding, FindingKind, Severity};
 
-use crate::blame::{self, Charged};
+use crate::blame::{self, Blame};
 use crate::content;
 use crate::line::{Caller, Line};
 use crate::parser::Pending;
 use crate::rules::Join;
 use crate::signature;
 use crate::table::{Header, TABLE};
-use crate::title::{self, Fields};
+use crate::title::Titles;
 use crate::words::INTRUDERS;
 
 /// A report ends when so many lines of its own task or CPU did not look like part of one.
@@ -42,10 +42,11 @@ pub(crate) struct Report {
     start: u64,
     end: u64,
     time_us: Option<u64>,
+    /// In UTF-8.
     text: Vec<u8>,
     /// Length of the text at `end`.
     kept: usize,
-    /// Lines of the text, without unsure frames.
+    /// Lines of the text, without unsure frames; counted up to `MIN_LINES`.
     lines: usize,
     /// Lines of its own since `end`.
     idle: usize,
@@ -207,9 +208,13 @@ impl Report {
     }
 
     fn append(&mut self, message: &[u8]) {
-        self.lines += usize::from(!blame::is_unsure(message));
+        self.lines += usize::from(self.lines < MIN_LINES && !blame::is_unsure(message));
         if self.text.len() + message.len() < MAX_EXCERPT {
-            self.text.extend_from_slice(message);
+            if message.is_ascii() {
+                self.text.extend_from_slice(message);
+            } else {
+                self.text.extend_from_slice(String::from_utf8_lossy(message).as_bytes());
+            }
             self.text.push(b'\n');
         }
     }
@@ -237,89 +242,18 @@ impl Report {
 
     /// What the report comes to; nothing when it turns out to be none.
     pub(crate) fn into_finding(mut self) -> Option<Finding> {
-        let rule = self.header.compiled.rule;
-        let severity = self.final_severity();
         self.text.truncate(self.kept);
-        let confirmed = rule.confirm.is_empty()
-            || memchr::memmem::find(&self.text, rule.confirm.as_bytes()).is_some();
-        if !confirmed {
+        let excerpt = String::from_utf8(std::mem::take(&mut self.text)).unwrap_or_default();
+        if !excerpt.contains(self.header.compiled.rule.confirm) {
             return None;
         }
-        let own = &self.text[..self.repeats.unwrap_or(self.kept).min(self.kept)];
-        let blamed = &own[..self.mixed.unwrap_or(own.len()).min(own.len())];
-        let mut blame = blame::blame(&self.header, blamed);
-        let mut header = None;
-        while !blame.met
-            && let Some(next) = TABLE.next_header(header.as_ref().unwrap_or(&self.header))
-        {
-            blame = blame::blame(&next, blamed);
-            header = Some(next);
-        }
-        if blame.met
-            && let Some(header) = header
-        {
-            self.header = header;
-        }
+        let own = &excerpt[..self.repeats.unwrap_or(self.kept).min(self.kept)];
+        let blame = self.charge(&own[..self.mixed.unwrap_or(own.len()).min(own.len())]);
         let rule = self.header.compiled.rule;
-        let nameless =
-            rule.title.starts_with("{d}") && title::normal(blame.detail.clone()).is_empty();
-        let named = if blame.met && !nameless { rule.title } else { "" };
-        let unknown = if rule.extra { "" } else { "corrupted" };
-        let name = |charged: &Option<Charged>| {
-            charged.as_ref().map_or(unknown.to_owned(), |charged| charged.name.clone())
-        };
-        let (function, origin) = (name(&blame.charged), name(&blame.origin));
-        let fields = Fields {
-            groups: [&self.header.groups[0], &self.header.groups[1]],
-            detail: &blame.detail,
-            function: &function,
-            origin: &origin,
-        };
-        let mut alt_titles = Vec::new();
-        let title = if named.is_empty() {
-            title::normal(self.header.text.clone())
-        } else if rule.extra {
-            let unset = [(": killed {d}", &blame.detail), (" in {f}", &function)];
-            let template = unset.iter().filter(|(_, value)| value.is_empty());
-            let template =
-                template.fold(named.to_owned(), |text, (part, _)| text.replace(part, ""));
-            title::fill(&template, &fields)
-        } else {
-            title::fill(named, &fields)
-        };
-        if !named.is_empty() && !rule.extra {
-            let variants = blame.charged.iter().flat_map(Charged::variants);
-            let names = std::iter::once(function.as_str()).chain(variants);
-            for function in names {
-                let fields = Fields { function, ..fields };
-                let titles = std::iter::once(&named).chain(rule.alt);
-                for other in titles.map(|template| title::fill(template, &fields)) {
-                    if other != title && !alt_titles.contains(&other) {
-                        alt_titles.push(other);
-                    }
-                }
-            }
-        }
-        let stamp = || title.contains('[') && has_stamp(&title);
-        let corrupted = if !blame.met {
-            Some("lines that such a report has are missing")
-        } else if blame.lost && !rule.extra && named.contains("{f}") {
-            Some("no function of a stack can be charged")
-        } else if !rule.damaged.is_empty() {
-            Some(rule.damaged)
-        } else if stamp() {
-            Some("two lines ran into each other")
-        } else if self.hung_up {
-            Some("the console was disconnected")
-        } else if named.is_empty() || rule.stackless {
-            None
-        } else {
-            blame::damage(own)
-        };
-        let excerpt = String::from_utf8(self.text)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        let titles = Titles::of(&self.header, &blame);
+        let corrupted = self.damage(own, &blame, &titles);
         let mut finding = Finding {
-            alt_titles,
+            alt_titles: titles.others,
             function: blame.charged.map(|charged| charged.name),
             start: self.start,
             end: self.end,
@@ -327,11 +261,47 @@ impl Report {
             panicked: self.panicked,
             corrupted: corrupted.map(str::to_owned),
             excerpt,
-            ..Finding::new(rule.kind, severity, title)
+            ..Finding::new(rule.kind, self.final_severity(), titles.title)
         };
         content::fill(&mut finding);
         finding.signature = signature::of(&finding);
         Some(finding)
+    }
+
+    /// Follows the rule of the header through the text; where lines that it needs are missing,
+    /// the next rule that fits, which is the report's from then on.
+    fn charge(&mut self, text: &str) -> Blame {
+        let mut blame = blame::blame(&self.header, text);
+        let mut next = TABLE.next_header(&self.header).filter(|_| !blame.met);
+        while let Some(header) = next.take() {
+            blame = blame::blame(&header, text);
+            if blame.met {
+                self.header = header;
+            } else {
+                next = TABLE.next_header(&header);
+            }
+        }
+        blame
+    }
+
+    /// Why the text can't be trusted.
+    fn damage(&self, own: &str, blame: &Blame, titles: &Titles) -> Option<&'static str> {
+        let rule = self.header.compiled.rule;
+        if !blame.met {
+            Some("lines that such a report has are missing")
+        } else if blame.lost && !rule.extra && titles.template.contains("{f}") {
+            Some("no function of a stack can be charged")
+        } else if !rule.damaged.is_empty() {
+            Some(rule.damaged)
+        } else if has_stamp(&titles.title) {
+            Some("two lines ran into each other")
+        } else if self.hung_up {
+            Some("the console was disconnected")
+        } else if titles.template.is_empty() || rule.stackless {
+            None
+        } else {
+            blame::damage(own)
+        }
     }
 }
 

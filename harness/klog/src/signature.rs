@@ -307,7 +307,7 @@ mod tests {
 
     fn frames(lines: &[&str]) -> Vec<Frame> {
         fn parse(line: &str) -> Option<frame::RawFrame<'_>> {
-            frame::pointer(line.as_bytes()).or_else(|| frame::trace(line.as_bytes()))
+            frame::pointer(line).or_else(|| frame::trace(line))
         }
         lines.iter().map(|line| parse(line).unwrap().to_frame()).collect()
     }

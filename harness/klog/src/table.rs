@@ -193,12 +193,8 @@ impl Table {
         }
         self.text[usize::from(*first)].iter().any(|start| message.starts_with(start))
             || is_value(message)
-            || frame::trace(message).is_some_and(|frame| frame.offset.is_some())
-    }
-
-    /// Offset of the heading of a stack in a line.
-    pub(crate) fn stack_heading(&self, line: &[u8]) -> Option<usize> {
-        self.next_heading(line).map(|(at, _)| at)
+            || std::str::from_utf8(message)
+                .is_ok_and(|line| frame::trace(line).is_some_and(|frame| frame.offset.is_some()))
     }
 
     /// Offset of the first heading of a stack in a text, and which of [`STACKS`] it is.

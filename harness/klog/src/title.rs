@@ -4,24 +4,77 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::blame::{Blame, Charged};
+use crate::table::Header;
+
+/// What a report may be called.
+#[derive(Debug)]
+pub(crate) struct Titles {
+    /// What the title was made from; empty when the header's text had to do.
+    pub(crate) template: &'static str,
+    pub(crate) title: String,
+    pub(crate) others: Vec<String>,
+}
+
+impl Titles {
+    /// The titles of a report that begins with `header` and came to `blame`.
+    pub(crate) fn of(header: &Header, blame: &Blame) -> Self {
+        let rule = header.compiled.rule;
+        let nameless = || rule.title.starts_with("{d}") && normal(blame.detail.clone()).is_empty();
+        let template = if blame.met && !nameless() { rule.title } else { "" };
+        let unknown = if rule.extra { "" } else { "corrupted" };
+        let fields = Fields {
+            groups: [&header.groups[0], &header.groups[1]],
+            detail: &blame.detail,
+            function: blame.charged.as_ref().map_or(unknown, |charged| &charged.name),
+            origin: blame.origin.as_ref().map_or(unknown, |charged| &charged.name),
+        };
+        let title = if template.is_empty() {
+            normal(header.text.clone())
+        } else if rule.extra {
+            let unset = [(": killed {d}", fields.detail), (" in {f}", fields.function)];
+            let unset = unset.iter().filter(|(_, value)| value.is_empty());
+            let template =
+                unset.fold(template.to_owned(), |text, (part, _)| text.replace(part, ""));
+            fill(&template, &fields)
+        } else {
+            fill(template, &fields)
+        };
+        let mut others = Vec::new();
+        if !template.is_empty() && !rule.extra {
+            let variants = blame.charged.iter().flat_map(Charged::variants);
+            for function in std::iter::once(fields.function).chain(variants) {
+                let fields = Fields { function, ..fields };
+                for template in std::iter::once(&template).chain(rule.alt) {
+                    let other = fill(template, &fields);
+                    if other != title && !others.contains(&other) {
+                        others.push(other);
+                    }
+                }
+            }
+        }
+        Self { template, title, others }
+    }
+}
+
 /// Titles end here; lines that ran into each other can be very long.
 const MAX_TITLE: usize = 120;
 
 /// What goes into a title in place of its tokens.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Fields<'a> {
+struct Fields<'a> {
     /// `{1}` and `{2}`: captures of the header.
-    pub(crate) groups: [&'a str; 2],
+    groups: [&'a str; 2],
     /// `{d}`: what a step caught.
-    pub(crate) detail: &'a str,
+    detail: &'a str,
     /// `{f}`: the function that is charged.
-    pub(crate) function: &'a str,
+    function: &'a str,
     /// `{g}`: the function of the second stack.
-    pub(crate) origin: &'a str,
+    origin: &'a str,
 }
 
 /// Fills a template.
-pub(crate) fn fill(template: &str, fields: &Fields<'_>) -> String {
+fn fill(template: &str, fields: &Fields<'_>) -> String {
     let mut title = String::with_capacity(template.len() + 48);
     let mut rest = template;
     while let Some((before, after)) = rest.split_once('{') {
@@ -80,7 +133,7 @@ fn may_change(title: &str) -> bool {
 }
 
 /// A title without addresses, numbers and lines, on one line of printable characters.
-pub(crate) fn normal(mut title: String) -> String {
+fn normal(mut title: String) -> String {
     if may_change(&title) {
         for Replacement { part, pattern, by } in REPLACEMENTS.iter() {
             if !title.contains(part) {
@@ -98,7 +151,7 @@ pub(crate) fn normal(mut title: String) -> String {
     }
     let clean = title.len() <= MAX_TITLE
         && title.bytes().all(|byte| matches!(byte, b' '..=b'~'))
-        && !title.contains("  ")
+        && !title.as_bytes().windows(2).any(|pair| pair == b"  ")
         && !title.starts_with(' ')
         && !title.ends_with(' ');
     if clean {
