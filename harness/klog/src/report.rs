@@ -42,7 +42,6 @@ pub(crate) struct Report {
     start: u64,
     end: u64,
     time_us: Option<u64>,
-    /// In UTF-8.
     text: Vec<u8>,
     /// Length of the text at `end`.
     kept: usize,
@@ -210,11 +209,7 @@ impl Report {
     fn append(&mut self, message: &[u8]) {
         self.lines += usize::from(self.lines < MIN_LINES && !blame::is_unsure(message));
         if self.text.len() + message.len() < MAX_EXCERPT {
-            if message.is_ascii() {
-                self.text.extend_from_slice(message);
-            } else {
-                self.text.extend_from_slice(String::from_utf8_lossy(message).as_bytes());
-            }
+            self.text.extend_from_slice(message);
             self.text.push(b'\n');
         }
     }
@@ -242,13 +237,12 @@ impl Report {
 
     /// What the report comes to; nothing when it turns out to be none.
     pub(crate) fn into_finding(mut self) -> Option<Finding> {
-        self.text.truncate(self.kept);
-        let excerpt = String::from_utf8(std::mem::take(&mut self.text)).unwrap_or_default();
+        let excerpt = self.excerpt();
         if !excerpt.contains(self.header.compiled.rule.confirm) {
             return None;
         }
-        let own = &excerpt[..self.repeats.unwrap_or(self.kept).min(self.kept)];
-        let blame = self.charge(&own[..self.mixed.unwrap_or(own.len()).min(own.len())]);
+        let own = self.repeats.and_then(|end| excerpt.get(..end)).unwrap_or(&excerpt);
+        let blame = self.charge(self.mixed.and_then(|end| own.get(..end)).unwrap_or(own));
         let rule = self.header.compiled.rule;
         let titles = Titles::of(&self.header, &blame);
         let corrupted = self.damage(own, &blame, &titles);
@@ -266,6 +260,18 @@ impl Report {
         content::fill(&mut finding);
         finding.signature = signature::of(&finding);
         Some(finding)
+    }
+
+    /// The text in UTF-8; `repeats` and `mixed` are places in it from then on.
+    fn excerpt(&mut self) -> String {
+        self.text.truncate(self.kept);
+        String::from_utf8(std::mem::take(&mut self.text)).unwrap_or_else(|error| {
+            let text = error.as_bytes();
+            for place in [&mut self.repeats, &mut self.mixed].into_iter().flatten() {
+                *place = String::from_utf8_lossy(&text[..text.len().min(*place)]).len();
+            }
+            String::from_utf8_lossy(text).into_owned()
+        })
     }
 
     /// Follows the rule of the header through the text; where lines that it needs are missing,

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use aho_corasick::packed;
+use memchr::memmem::Finder;
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::frame;
@@ -49,6 +50,8 @@ pub(crate) struct Compiled {
     pub(crate) rule: &'static Rule,
     /// What the pattern's matches begin with.
     start: &'static [u8],
+    /// What they go on with, if that comes after anything.
+    then: Finder<'static>,
     pattern: Regex,
     pub(crate) skip: Option<Regex>,
 }
@@ -126,11 +129,16 @@ impl Table {
             text[usize::from(start.as_bytes()[0])].push(start.as_bytes());
         }
         let rules = |group: &'static Group| {
-            let compiled = group.rules.iter().map(|rule| Compiled {
-                rule,
-                start: literal_start(rule.pattern).as_bytes(),
-                pattern: compile(&format!("^(?:{})", rule.pattern)),
-                skip: optional(rule.skip),
+            let compiled = group.rules.iter().map(|rule| {
+                let start = literal_start(rule.pattern);
+                let then = rule.pattern[start.len()..].strip_prefix(".*").map_or("", literal_start);
+                Compiled {
+                    rule,
+                    start: start.as_bytes(),
+                    then: Finder::new(then),
+                    pattern: compile(&format!("^(?:{})", rule.pattern)),
+                    skip: optional(rule.skip),
+                }
             });
             compiled.collect()
         };
@@ -254,7 +262,7 @@ impl CompiledGroup {
 impl Compiled {
     /// The header that `text` is by this rule.
     fn header(&'static self, text: &[u8]) -> Option<Header> {
-        if !text.starts_with(self.start) {
+        if !text.starts_with(self.start) || self.then.find(text).is_none() {
             return None;
         }
         let owned = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
