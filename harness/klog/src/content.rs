@@ -491,7 +491,7 @@ impl<'a> Reader<'a> {
     /// Lines that tell of the access that failed, or of who was killed.
     fn failed(&mut self, line: &'a str) {
         use Operation::{Execute, Free, Read, Write};
-        let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (first, rest) = split(line, " ").unwrap_or((line, ""));
         let operation = |text: &str| match text {
             "Read" | "read" => Some(Read),
             "Write" | "write" | "read-write" => Some(Write),

@@ -216,7 +216,7 @@ impl Digest {
             self.content.left_out = 0;
         }
         if !line.foreign && line.stamped == self.stamped {
-            let level = level(self.source, &raw);
+            let level = line.level.map(Level::new);
             let message = String::from_utf8_lossy((*line.message).as_ref());
             let message = unescaped(self.source, &message);
             for text in message.lines().map(str::trim_end).filter(|text| !is_frame(text)) {
@@ -265,18 +265,6 @@ impl Digest {
 /// Whether a line says nothing by itself: empty, or drawn around a report.
 fn is_frame(text: &str) -> bool {
     text.starts_with("------------[ cut here ]") || text.bytes().all(|b| b"=- ".contains(&b))
-}
-
-/// The level that a line carries.
-fn level(source: Source, raw: &[u8]) -> Option<Level> {
-    let digits = match source {
-        Source::Kmsg => raw,
-        Source::Console => raw.strip_prefix(b"<")?,
-    };
-    let len = digits.iter().take_while(|b| b.is_ascii_digit()).take(4).count();
-    let ends = digits.get(len) == Some(if source == Source::Kmsg { &b',' } else { &b'>' });
-    let number = std::str::from_utf8(&digits[..len]).ok()?.parse().ok()?;
-    ends.then_some(Level::new(number))
 }
 
 /// What the kernel printed, without the escapes of `/dev/kmsg`: one record may hold several lines.

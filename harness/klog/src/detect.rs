@@ -1,6 +1,6 @@
 //! Telling by the beginning of a log how it was recorded.
 
-use crate::Source;
+use crate::{Source, line};
 
 impl Source {
     /// What the first bytes of a log look like. They are to hold its first lines.
@@ -8,16 +8,8 @@ impl Source {
         let mut lines = head.split(|&b| b == b'\n').filter(|line| !line.is_empty());
         // A continuation, or kgate's own remark on records that were lost.
         let first = lines.find(|line| !line.starts_with(b" ") && !line.starts_with(b"# "));
-        if first.is_some_and(is_record) { Self::Kmsg } else { Self::Console }
+        if first.and_then(line::try_record).is_some() { Self::Kmsg } else { Self::Console }
     }
-}
-
-/// Whether a line begins like `level,sequence,microseconds,flags;`.
-fn is_record(line: &[u8]) -> bool {
-    let Some(end) = line.iter().position(|&b| b == b';') else { return false };
-    let mut fields = line[..end].split(|&b| b == b',');
-    let number = |field: &[u8]| !field.is_empty() && field.iter().all(u8::is_ascii_digit);
-    (0..3).all(|_| fields.next().is_some_and(number)) && fields.next().is_some()
 }
 
 #[cfg(test)]

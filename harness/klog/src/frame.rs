@@ -37,7 +37,7 @@ impl<'a> RawFrame<'a> {
 
     /// Whether it is an address that no symbol covers.
     pub(crate) fn is_address(&self) -> bool {
-        self.function.starts_with("0x")
+        is_address(self.function)
     }
 
     /// The same, owned.
@@ -52,6 +52,11 @@ impl<'a> RawFrame<'a> {
             source: self.source.map(|(file, line)| SourceLine { file: file.to_owned(), line }),
         }
     }
+}
+
+/// Whether what stands for a function's name is an address that no symbol covers.
+pub(crate) fn is_address(function: &str) -> bool {
+    function.starts_with("0x")
 }
 
 /// Parses one line of a stack trace, whichever architecture and age the kernel has.

@@ -25,6 +25,8 @@ pub(crate) struct Line<'a> {
     /// What was printed, without line end.
     pub(crate) message: Cow<'a, [u8]>,
     pub(crate) caller: Caller,
+    /// The number of its log level, with the facility's bits.
+    pub(crate) level: Option<u32>,
     /// The kernel's time stamp, in microseconds.
     pub(crate) time_us: Option<u64>,
     /// Whether it is known to come from the kernel.
@@ -115,7 +117,7 @@ fn console(raw: &[u8]) -> Line<'_> {
         Some(_) => Cow::Owned(without_escapes(raw).trim_ascii_end().to_vec()),
         None => Cow::Borrowed(raw.trim_ascii_end()),
     };
-    let mut line = Line::default();
+    let mut line = Line { level: level(&text).map(|(level, _)| level), ..Line::default() };
     let mut at = 0;
     let mut next = find_stamp(&text);
     while let Some((time, end)) = next {
@@ -206,7 +208,8 @@ fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
     let mut at = 0;
     loop {
         let rest = &text[at..];
-        let forms = [date, level, stream, decoded, delta];
+        let level = |text: &[u8]| level(text).map(|(_, len)| len);
+        let forms: [fn(&[u8]) -> Option<usize>; 5] = [date, level, stream, decoded, delta];
         let len = forms.into_iter().find_map(|form| form(rest));
         match len {
             Some(len) => at += len,
@@ -215,11 +218,12 @@ fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
     }
 }
 
-/// Length of a leading `<4>`.
-fn level(text: &[u8]) -> Option<usize> {
+/// The level of a leading `<4>`, and its length.
+fn level(text: &[u8]) -> Option<(u32, usize)> {
     let rest = text.strip_prefix(b"<")?;
-    let (_, digits) = number(rest);
-    (digits > 0 && rest.get(digits) == Some(&b'>')).then_some(digits + 2)
+    let (level, digits) = number(rest);
+    let closed = digits > 0 && rest.get(digits) == Some(&b'>');
+    Some((u32::try_from(level).ok().filter(|_| closed)?, digits + 2))
 }
 
 /// Length of the `kern  :warn  : ` that dmesg decodes a level to.
@@ -295,29 +299,35 @@ fn without_escapes(raw: &[u8]) -> Vec<u8> {
     text
 }
 
-/// A record of `/dev/kmsg`: `level,sequence,microseconds,flags[,key=value…];text`.
+/// A record of `/dev/kmsg`: `level,sequence,microseconds,flags[,key=value…];text`. What is none is
+/// foreign: continuation lines hold the record's device properties.
 fn record(raw: &[u8]) -> Line<'_> {
     let text = raw.trim_ascii_end();
-    let head = memchr::memchr(b';', text).and_then(|at| std::str::from_utf8(&text[..at]).ok());
-    let fields = head.and_then(|head| {
-        let mut fields = head.split(',');
-        let level: u32 = fields.next()?.parse().ok()?;
-        let time = fields.nth(1)?.parse().ok()?;
-        let id = fields.find_map(|field| field.strip_prefix("caller="));
-        let id = id.and_then(|id| caller(format!("[{id}]").as_bytes()));
-        Some((head.len() + 1, level >> 3, time, id.map_or(Caller::Unknown, |(id, _)| id)))
-    });
-    // Continuation lines hold the record's device properties, not text.
-    match fields.filter(|_| !text.starts_with(b" ")) {
-        Some((at, facility, time, caller)) => Line {
-            message: Cow::Borrowed(&text[at..]),
-            caller,
-            time_us: Some(time),
-            stamped: true,
-            foreign: facility != 0,
-        },
-        None => Line { message: Cow::Borrowed(text), foreign: true, ..Line::default() },
-    }
+    try_record(text).unwrap_or(Line {
+        message: Cow::Borrowed(text),
+        foreign: true,
+        ..Line::default()
+    })
+}
+
+/// A record without its line end, if it is one.
+pub(crate) fn try_record(text: &[u8]) -> Option<Line<'_>> {
+    let end = memchr::memchr(b';', text)?;
+    let mut fields = std::str::from_utf8(&text[..end]).ok()?.split(',');
+    let level: u32 = fields.next()?.parse().ok()?;
+    let _sequence: u64 = fields.next()?.parse().ok()?;
+    let time_us = fields.next()?.parse().ok()?;
+    let _flags = fields.next()?;
+    let id = fields.find_map(|field| field.strip_prefix("caller="));
+    let id = id.and_then(|id| caller(format!("[{id}]").as_bytes()));
+    Some(Line {
+        message: Cow::Borrowed(&text[end + 1..]),
+        caller: id.map_or(Caller::Unknown, |(id, _)| id),
+        level: Some(level),
+        time_us: Some(time_us),
+        stamped: true,
+        foreign: level >> 3 != 0,
+    })
 }
 
 #[cfg(test)]

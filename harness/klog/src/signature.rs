@@ -8,6 +8,7 @@
 
 use kgate_model::finding::{Finding, FindingKind, Frame, Operation};
 
+use crate::frame::is_address;
 use crate::table::TABLE;
 
 /// So many functions besides the title's tell who called a function that checks its callers.
@@ -113,10 +114,10 @@ fn evidence(finding: &Finding) -> (&str, String) {
 
 /// Who sent the CPU to a place that is no code.
 fn jump(finding: &Finding) -> Option<String> {
-    if !is_address(finding.frames.first()?) {
+    if !is_address(&finding.frames.first()?.function) {
         return None;
     }
-    let named = |frame: &&Frame| !is_address(frame) && !frame.inlined;
+    let named = |frame: &&Frame| !is_address(&frame.function) && !frame.inlined;
     let frames = || finding.frames.iter().filter(named);
     let caller = frames().find(|frame| frame.reliable).or_else(|| frames().next())?;
     Some(format!("jump from {}", name(&caller.function)))
@@ -150,16 +151,17 @@ fn callers(finding: &Finding) -> Option<String> {
 /// The frames that neither report, nor check, nor wait for others. Those of modules count all:
 /// the helpers are in the kernel's image.
 fn own(frames: &[Frame]) -> impl Iterator<Item = &Frame> {
-    frames.iter().filter(|frame| frame.reliable && !frame.inlined && !is_address(frame)).filter(
-        |frame| {
+    frames
+        .iter()
+        .filter(|frame| frame.reliable && !frame.inlined && !is_address(&frame.function))
+        .filter(|frame| {
             let plain = frame.function.trim_start_matches('_');
             let helps = || {
                 WAITING.iter().any(|wait| plain.starts_with(wait))
                     || TABLE.helper.is_match(frame.function.as_bytes())
             };
             frame.module.is_some() || !helps()
-        },
-    )
+        })
 }
 
 /// Who allocated the object that is damaged.
@@ -180,10 +182,6 @@ fn recursion(frames: &[Frame]) -> Option<String> {
     let count = |frame: &&Frame| frames.iter().filter(|f| f.function == frame.function).count();
     let most = frames.iter().take(32).max_by_key(count)?;
     (count(&most) >= MIN_RECURSION).then(|| name(&most.function))
-}
-
-fn is_address(frame: &Frame) -> bool {
-    frame.function.starts_with("0x")
 }
 
 /// A function's name without suffixes of the compiler.
