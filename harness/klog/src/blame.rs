@@ -551,7 +551,7 @@ pub(crate) fn damage(text: &str) -> Option<&'static str> {
     let mut complete = false;
     let mut seen = [false; 16];
     let mut at = 0;
-    while let Some((offset, which)) = TABLE.next_heading(text[at..].as_bytes()) {
+    while let Some((offset, which)) = TABLE.next_heading(&text.as_bytes()[at..]) {
         let line = at + offset;
         at = line + 1;
         // The first of each sort tells enough.

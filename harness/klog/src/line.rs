@@ -208,9 +208,11 @@ fn unstamped_prefix(text: &[u8], line: &mut Line<'_>) -> usize {
     let mut at = 0;
     loop {
         let rest = &text[at..];
-        let level = |text: &[u8]| level(text).map(|(_, len)| len);
-        let forms: [fn(&[u8]) -> Option<usize>; 5] = [date, level, stream, decoded, delta];
-        let len = forms.into_iter().find_map(|form| form(rest));
+        let len = date(rest)
+            .or_else(|| level(rest).map(|(_, len)| len))
+            .or_else(|| stream(rest))
+            .or_else(|| decoded(rest))
+            .or_else(|| delta(rest));
         match len {
             Some(len) => at += len,
             None => return at,
