@@ -46,7 +46,7 @@ async fn clone(template: &dyn Template) -> Box<dyn Machine> {
         kernel_log: Some(null),
         deadline: DEADLINE,
     };
-    template.start(&request).await.expect("a clone")
+    template.start(&request).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Runs `true` to its end.
@@ -99,10 +99,10 @@ fn warm(criterion: &mut Criterion) {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (pool, _dir) = pool(pair.candidate);
     let template = runtime.block_on(pool.template(&request())).expect("QEMU keeps guests");
-    let template = template.expect("a template");
+    let template = template.unwrap_or_else(|error| panic!("{error}"));
 
     let cold = || async {
-        let machine = pool.boot(&request()).await.expect("a boot");
+        let machine = pool.boot(&request()).await.unwrap_or_else(|error| panic!("{error}"));
         first_command(&*machine).await;
     };
     let warm = || async { first_command(&*clone(&*template).await).await };
