@@ -208,7 +208,7 @@ fn boot(field: Field<Of<Start>>, kind: Option<Kind>, sink: &Sink<'_>) -> Start {
         return if measures { Start::Shared } else { Start::Warm };
     };
     if measures && start == Start::Warm {
-        let hint = "`shared`, as by default, or `cold`: what it measures would be the copying";
+        let hint = "`shared`, the default, or `cold`: the memory of a copy is slower at first";
         sink.report(span, "`boot: warm` in a performance scenario", Some(hint.into()));
     }
     start

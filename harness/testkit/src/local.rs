@@ -72,6 +72,7 @@ struct Inner {
     refusals: RefCell<Vec<Refusals>>,
     requests: RefCell<Vec<BootRequest>>,
     dying: RefCell<Option<End>>,
+    printing: RefCell<Option<String>>,
     active: Rc<Cell<usize>>,
     most: Cell<usize>,
 }
@@ -129,6 +130,11 @@ impl LocalPool {
     /// The next machine ends this way as soon as it is ready.
     pub fn die_when_ready(&self, end: End) {
         self.inner.dying.replace(Some(end));
+    }
+
+    /// The next machine has printed this to its console when it is ready.
+    pub fn print_when_ready(&self, text: &str) {
+        self.inner.printing.replace(Some(text.to_owned()));
     }
 
     /// The switches of the machine that was last started with a name that begins with `name`.
@@ -321,6 +327,9 @@ impl Inner {
             }
             Err(_) => return Err(BootError::harness(FaultKind::Channel, "no word from the agent")),
         };
+        if let Some(text) = self.printing.take() {
+            remote.print(&text);
+        }
         if let Some(end) = self.dying.take() {
             remote.signal(Signal::STOP);
             remote.end(end);

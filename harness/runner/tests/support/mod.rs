@@ -125,7 +125,11 @@ impl Bench {
                 Event::Finding { boot, trial, finding } => {
                     format!("finding {} in {}", finding.title, trial.as_ref().unwrap_or(boot))
                 }
-                Event::TrialStarted { trial, .. } => format!("  trial {trial}"),
+                Event::TrialStarted { trial, machine, .. } => match machine {
+                    None => format!("  trial {trial}"),
+                    Some(own) if own.clone => format!("  trial {trial} in a clone"),
+                    Some(_) => format!("  trial {trial} in a boot of its own"),
+                },
                 Event::StepStarted { step, name, .. } => format!("    step {step}: {name}"),
                 Event::Measured { samples, .. } => {
                     let kgate_model::sample::Samples { metric, unit, values, .. } = samples;
