@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use kgate_klog::Source;
 use kgate_klog::delta::{Census, Digest, LogDelta, Origin};
-use kgate_model::journal::{BootRecord, RunRecord};
+use kgate_model::journal::RunRecord;
 use kgate_runner::RunDir;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -149,7 +149,16 @@ fn damaged(name: &str, error: &io::Error) -> CommandError {
 pub(crate) fn of_run(dir: &RunDir, record: &RunRecord) -> LogDelta {
     let mut census = Census::default();
     for boot in record.boots.iter().filter(|boot| boot.attempts > 0) {
-        let mut digests = (1..=boot.attempts).filter_map(|attempt| attempted(dir, boot, attempt));
+        let of_attempt = |attempt: u32| {
+            let console = boot.consoles.get(attempt as usize - 1);
+            digest(dir, Some(dir.kernel_log(&boot.planned.id, attempt)), console)
+        };
+        // A clone's log goes on from its template's, which is read once.
+        let own = record.trials.iter().filter(|trial| trial.boot == boot.planned.id);
+        let own = own.filter_map(|trial| trial.machine.as_ref()).filter_map(|machine| {
+            digest(dir, within(dir.path(), &machine.kernel_log), Some(&machine.console))
+        });
+        let mut digests = (1..=boot.attempts).filter_map(of_attempt).chain(own);
         let Some(first) = digests.next() else { continue };
         let mut scenarios: Vec<_> = boot.planned.trials.iter().map(|t| &*t.scenario).collect();
         scenarios.sort_unstable();
@@ -164,23 +173,18 @@ pub(crate) fn of_run(dir: &RunDir, record: &RunRecord) -> LogDelta {
     census.delta()
 }
 
-/// The log of one attempt at a boot: the kernel's own records, or the console where the kernel did
-/// not live to tell them.
-fn attempted(dir: &RunDir, boot: &BootRecord, attempt: u32) -> Option<Digest> {
-    let records = dir.kernel_log(&boot.planned.id, attempt);
-    let console = boot.consoles.get(attempt as usize - 1);
+/// The log of one machine: the kernel's own records, or the console where the kernel did not live to
+/// tell them.
+fn digest(dir: &RunDir, records: Option<PathBuf>, console: Option<&String>) -> Option<Digest> {
     let console = console.and_then(|name| within(dir.path(), name));
-    [(Some(records), Source::Kmsg), (console, Source::Console)].into_iter().find_map(
-        |(path, source)| {
-            let path =
-                path.filter(|path| path.metadata().is_ok_and(|m| m.is_file() && m.len() > 0))?;
-            Log::open(&path).and_then(|log| log.digest(Some(source))).ok()
-        },
-    )
+    [(records, Source::Kmsg), (console, Source::Console)].into_iter().find_map(|(path, source)| {
+        let path = path.filter(|path| path.metadata().is_ok_and(|m| m.is_file() && m.len() > 0))?;
+        Log::open(&path).and_then(|log| log.digest(Some(source))).ok()
+    })
 }
 
 /// The path of a file of the run directory, if it lies in it.
-pub(crate) fn within(dir: &Path, name: &str) -> Option<std::path::PathBuf> {
+pub(crate) fn within(dir: &Path, name: &str) -> Option<PathBuf> {
     let name = Path::new(name);
     let inside = name.components().all(|part| matches!(part, Component::Normal(_)));
     inside.then(|| dir.join(name))

@@ -414,7 +414,7 @@ fn provoking(allowed: &[&str], expected: &[&str]) -> Vec<Selected> {
         "scenario": {
             "id": NAT, "kind": "integration", "summary": "", "guards": null, "image": "base",
             "requires": {"modules": [], "config": [], "sysctls": [], "files": [], "commands": [], "cpus": null, "memory": null},
-            "timeout_ms": 1000, "boots": null, "network": false,
+            "timeout_ms": 1000, "boots": null, "boot": "warm", "network": false,
             "allowed_log": allowed, "allow_taint": false,
             "steps": [{
                 "name": "run 1", "action": {"run": {"command": "true"}}, "timeout_ms": null,

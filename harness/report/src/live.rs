@@ -68,9 +68,9 @@ fn line(event: &Event, known: &mut Known) -> Option<Line> {
         Event::BootStarted { boot, attempt } => {
             ("boot", Yellow, format!("{boot}, attempt {attempt}"))
         }
-        Event::BootReady { boot, identity, ready_ms, .. } => {
-            let time = view::duration(*ready_ms);
-            ("ready", Cyan, format!("{boot} after {time}: {}", identity.release))
+        Event::BootReady { boot, identity, ready_ms, kept_since, .. } => {
+            let how = ready(*ready_ms, *kept_since);
+            ("ready", Cyan, format!("{boot} {how}: {}", identity.release))
         }
         Event::BootEnded { boot, fault: Some(fault), .. } => {
             ("ended", Red, format!("{boot}: {fault}"))
@@ -99,6 +99,14 @@ fn line(event: &Event, known: &mut Known) -> Option<Line> {
         | Event::StepStarted { .. }
         | Event::Measured { .. } => return None,
     })
+}
+
+/// How a boot got ready.
+fn ready(ready_ms: u64, kept_since: Option<u64>) -> String {
+    match kept_since {
+        Some(_) => "kept from an earlier run".to_owned(),
+        None => format!("booted in {}", view::duration(ready_ms)),
+    }
 }
 
 fn written((label, color, text): &Line, style: Style) -> String {
@@ -134,14 +142,15 @@ impl<W: io::Write> Observer for Lines<W> {
     }
 }
 
-/// Bars: one for the run, one line per running boot. What went wrong stays above them.
+/// Bars: one for the run, one line per machine. What went wrong stays above them.
 pub struct Progress {
     known: Known,
     style: Style,
     columns: usize,
     all: MultiProgress,
     run: ProgressBar,
-    boots: BTreeMap<String, ProgressBar>,
+    /// By the boot, or by the trial that has a machine of its own.
+    machines: BTreeMap<String, ProgressBar>,
     bad: usize,
 }
 
@@ -171,11 +180,28 @@ impl Progress {
         run.reset_elapsed();
         // Time goes by while nothing happens.
         run.enable_steady_tick(Duration::from_millis(500));
-        Self { known, style, columns, all, run, boots: BTreeMap::new(), bad: 0 }
+        Self { known, style, columns, all, run, machines: BTreeMap::new(), bad: 0 }
     }
 
-    fn say(&self, boot: &str, doing: &str) {
-        if let Some(bar) = self.boots.get(boot) {
+    /// A line for a machine, by what it is known by.
+    fn add(&mut self, machine: &str) {
+        let style = ProgressStyle::with_template("  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bar = self.all.add(ProgressBar::new_spinner().with_style(style));
+        if let Some(old) = self.machines.insert(machine.to_owned(), bar) {
+            self.all.remove(&old);
+        }
+    }
+
+    fn remove(&mut self, machine: &str) {
+        if let Some(bar) = self.machines.remove(machine) {
+            bar.finish_and_clear();
+            self.all.remove(&bar);
+        }
+    }
+
+    fn say(&self, machine: &str, boot: &str, doing: &str) {
+        if let Some(bar) = self.machines.get(machine) {
             let room = self.columns.saturating_sub(4);
             bar.set_message(fit(&clean(&format!("{}  {doing}", pad(boot, 18))), room));
         }
@@ -183,41 +209,42 @@ impl Progress {
 
     fn say_of_trial(&self, trial: &str, doing: &str) {
         let Some(boot) = self.known.boots.get(trial) else { return };
+        let machine = if self.machines.contains_key(trial) { trial } else { boot };
         let scenario = trial.split('@').next().unwrap_or(trial);
-        self.say(boot, &format!("{scenario}{doing}"));
+        self.say(machine, boot, &format!("{scenario}{doing}"));
     }
 
     fn move_bars(&mut self, event: &Event) {
         match event {
             Event::BootStarted { boot, .. } => {
-                let style = ProgressStyle::with_template("  {msg}")
-                    .unwrap_or_else(|_| ProgressStyle::default_spinner());
-                let bar = self.all.add(ProgressBar::new_spinner().with_style(style));
-                if let Some(old) = self.boots.insert(boot.clone(), bar) {
-                    self.all.remove(&old);
+                self.add(boot);
+                self.say(boot, boot, "booting");
+            }
+            Event::BootReady { boot, ready_ms, kept_since, .. } => {
+                self.say(boot, boot, &ready(*ready_ms, *kept_since));
+            }
+            Event::TrialStarted { trial, machine, .. } => {
+                if machine.is_some() {
+                    // The boot itself has nothing more to tell.
+                    if let Some(boot) = self.known.boots.get(trial).cloned() {
+                        self.remove(&boot);
+                    }
+                    self.add(trial);
                 }
-                self.say(boot, "booting");
+                self.say_of_trial(trial, "");
             }
-            Event::BootReady { boot, ready_ms, .. } => {
-                self.say(boot, &format!("ready after {}", view::duration(*ready_ms)));
-            }
-            Event::TrialStarted { trial, .. } => self.say_of_trial(trial, ""),
             Event::StepStarted { trial, name, .. } => {
                 self.say_of_trial(trial, &format!(": {name}"));
             }
-            Event::TrialEnded { outcome, .. } => {
+            Event::TrialEnded { trial, outcome, .. } => {
+                self.remove(trial);
                 self.bad += usize::from(outcome.cause().is_some());
                 self.run.set_position(self.known.done.len() as u64);
                 if self.bad > 0 {
                     self.run.set_message(format!("{} not passed", self.bad));
                 }
             }
-            Event::BootEnded { boot, .. } => {
-                if let Some(bar) = self.boots.remove(boot) {
-                    bar.finish_and_clear();
-                    self.all.remove(&bar);
-                }
-            }
+            Event::BootEnded { boot, .. } => self.remove(boot),
             _ => {}
         }
     }
@@ -238,7 +265,7 @@ impl Observer for Progress {
     }
 
     fn finish(&mut self) {
-        for bar in std::mem::take(&mut self.boots).into_values() {
+        for bar in std::mem::take(&mut self.machines).into_values() {
             bar.finish_and_clear();
         }
         self.run.finish_and_clear();

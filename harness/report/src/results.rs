@@ -156,6 +156,10 @@ pub struct Boot {
     pub number: u32,
     /// Image of the guest.
     pub image: String,
+    /// How its trials get their machines: a clone of its own for each, one that they share, or one
+    /// that is booted for a single trial.
+    #[schemars(extend("enum" = ["warm", "shared", "cold"]))]
+    pub start: &'static str,
     /// Machines started for it.
     pub attempts: u32,
     /// Release of the kernel that answered.
@@ -207,6 +211,12 @@ pub struct Trial {
     pub subtests: usize,
     /// The steps' output, relative to the run directory.
     pub log: Option<String>,
+    /// It ran in a machine of its own, not in that of the boot.
+    pub own_machine: bool,
+    /// The console of the machine that it ran in, relative to the run directory.
+    pub console: Option<String>,
+    /// What that machine was made to print when it hung, relative to the run directory.
+    pub diagnosis: Option<String>,
 }
 
 /// Boots counted by what they gave.
@@ -519,6 +529,7 @@ impl From<&kgate_model::journal::BootRecord> for Boot {
             role: boot.planned.role.as_str(),
             number: boot.planned.number,
             image: boot.planned.image.clone(),
+            start: boot.planned.start.as_str(),
             attempts: boot.attempts,
             release: boot.identity.as_ref().map(|identity| identity.release.clone()),
             ready_ms: boot.ready_ms.clone(),
@@ -554,6 +565,9 @@ impl From<&kgate_model::journal::TrialRecord> for Trial {
                 .collect(),
             subtests: trial.subtests.len(),
             log: trial.log.clone(),
+            own_machine: trial.machine.is_some(),
+            console: trial.console.clone(),
+            diagnosis: trial.diagnosis.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use anstyle::{AnsiColor, Color};
 use kgate_compare::{About, Effect, Reason, Verdict};
 use kgate_klog::delta::Level;
+use kgate_model::journal::TrialRecord;
 use kgate_model::outcome::Role;
 
 use crate::Report;
@@ -173,12 +174,20 @@ fn entry(report: &Report<'_>, reason: &Reason, page: &mut Page) {
             let case = report.assessment.boots.iter().find(
                 |c| matches!(&c.subject, kgate_compare::Subject::Boot { image: of } if of == image),
             );
-            console(report, case.and_then(|c| c.boot.as_deref()), page);
+            console(report, case.and_then(|c| c.boot.as_deref()), None, page);
         }
         About::Finding { signature } => {
             let delta =
                 report.assessment.findings.iter().find(|f| f.finding.signature == *signature);
-            console(report, delta.map(|d| d.boot.as_str()), page);
+            // That of the trial's own machine, where the finding is in one.
+            let boot = delta.map(|d| d.boot.as_str());
+            let found = |t: &&TrialRecord| {
+                Some(t.boot.as_str()) == boot
+                    && t.machine.is_some()
+                    && t.findings.iter().any(|f| f.signature == *signature)
+            };
+            let own = report.record.trials.iter().find(found).and_then(|t| t.console.as_deref());
+            console(report, boot, own, page);
         }
         About::Run | About::Metric { .. } => {}
     }
@@ -188,11 +197,11 @@ fn path(report: &Report<'_>, file: &str) -> String {
     view::quoted(&format!("{}/{file}", report.directory.trim_end_matches('/')))
 }
 
-/// Where the console of a boot is.
-fn console(report: &Report<'_>, boot: Option<&str>, page: &mut Page) {
+/// Where the console of a boot is, or that of a machine of one of its trials.
+fn console(report: &Report<'_>, boot: Option<&str>, own: Option<&str>, page: &mut Page) {
     let boot = report.record.boots.iter().find(|b| Some(b.planned.id.as_str()) == boot);
     let Some(boot) = boot else { return };
-    if let Some(file) = boot.consoles.last() {
+    if let Some(file) = own.or(boot.consoles.last().map(String::as_str)) {
         page.command(&path(report, file));
     }
     if boot.planned.role == Role::Candidate {

@@ -11,9 +11,10 @@ use indicatif::{InMemoryTerm, ProgressDrawTarget};
 use kgate_compare::{Assessment, Verdict};
 use kgate_klog::Source;
 use kgate_klog::delta::{Census, Digest, LogDelta, Origin};
-use kgate_model::journal::{Entry, RunRecord};
+use kgate_model::journal::{Entry, Event, OwnMachine, RunRecord};
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
 use kgate_model::sample::Better;
+use kgate_model::wire::{Identity, KernelState};
 use kgate_report::{
     Lines, MARKDOWN_BOUND, Observer, Progress, Report, Results, Style, junit, markdown,
     results_schema, summary,
@@ -355,12 +356,69 @@ fn bars_tell_what_each_boot_is_doing() {
     assert!(last.contains("1/4 trials") && last.contains("1 not passed"), "{last}");
     assert!(last.contains("baseline-1-base     subsystem/futex"), "{last}");
     assert!(shown.iter().any(|s| s.contains("integration/nat: run 1")), "{shown:#?}");
-    assert!(shown.iter().any(|s| s.contains("ready after 1.5 s")), "{shown:#?}");
+    assert!(shown.iter().any(|s| s.contains("booted in 1.5 s")), "{shown:#?}");
     for entry in entries(&run).iter().skip(8) {
         progress.entry(entry);
     }
     progress.finish();
     assert!(!term.contents().contains("trials"), "{}", term.contents());
+}
+
+#[test]
+fn each_clone_has_a_line_while_it_runs() {
+    let run = Run::new(1, &["integration/nat", "subsystem/futex"]);
+    let boot = "candidate-1-base";
+    let trial = |name: &str| format!("{name}@{boot}");
+    let started = |name: &str| Event::TrialStarted {
+        trial: trial(name),
+        attempt: 1,
+        machine: Some(OwnMachine {
+            clone: true,
+            ready_ms: 30,
+            console: "consoles/c.log".into(),
+            kernel_log: "kmsg/c.log".into(),
+        }),
+    };
+    let events = [
+        Event::BootStarted { boot: boot.into(), attempt: 1 },
+        Event::BootReady {
+            boot: boot.into(),
+            attempt: 1,
+            identity: Identity { release: "6.1.2".into(), ..Identity::default() },
+            ready_ms: 1500,
+            state: KernelState::default(),
+            kept_since: Some(7),
+        },
+        started("integration/nat"),
+        started("subsystem/futex"),
+        Event::StepStarted { trial: trial("subsystem/futex"), step: 1, name: "wait".into() },
+        Event::TrialEnded {
+            trial: trial("integration/nat"),
+            outcome: Outcome::Passed,
+            wall_ms: 20,
+            subtests: Vec::new(),
+            before: None,
+            after: None,
+            log: None,
+            diagnosis: None,
+        },
+    ];
+    let term = InMemoryTerm::new(12, 100);
+    let target = ProgressDrawTarget::term_like_with_hz(Box::new(term.clone()), 255);
+    let mut progress = Progress::new(&planned(&run), target, 100, Style::Plain);
+    let mut out = Vec::new();
+    let mut lines = Lines::new(&planned(&run), &mut out, Style::Plain);
+    let mut shown = Vec::new();
+    for event in events {
+        let entry = Entry { at: 0, event };
+        progress.entry(&entry);
+        lines.entry(&entry);
+        std::thread::sleep(std::time::Duration::from_millis(15));
+        // The first line has the clock's times.
+        shown.push(term.contents().lines().skip(1).collect::<Vec<_>>().join("\n"));
+    }
+    insta::assert_snapshot!(shown.join("\n---\n"));
+    insta::assert_snapshot!(String::from_utf8(out).unwrap());
 }
 
 /// Text with everything that a guest may print to do harm.

@@ -364,6 +364,7 @@ impl Results {
             kind: text(&trial["cause"]["kind"]),
             message: text(&trial["cause"]["message"]),
             skipped: text(&trial["skip_reason"]),
+            diagnosis: text(&trial["diagnosis"]),
             wall: Duration::from_millis(trial["wall_ms"].as_u64().expect("a time")),
         }
     }
@@ -424,6 +425,8 @@ pub(crate) struct Trial {
     pub(crate) kind: String,
     pub(crate) message: String,
     pub(crate) skipped: String,
+    /// Of the machine that hung, relative to the run directory.
+    pub(crate) diagnosis: String,
     pub(crate) wall: Duration,
 }
 
