@@ -256,6 +256,11 @@ impl Store {
         Self { config: Arc::new(config) }
     }
 
+    /// Bytes that are kept for later runs at most.
+    pub fn limit(&self) -> u64 {
+        self.config.limit
+    }
+
     /// The template of this key, marked as just used.
     pub fn find(&self, key: Key) -> Option<Kept> {
         if self.config.limit == 0 {
@@ -558,6 +563,9 @@ impl Root {
             Err(error) => return Err(failed("open")(error)),
         };
         let stat = rustix::fs::fstat(&dir).map_err(failed("open"))?;
+        // Whoever could only look in can have put nothing there.
+        let closed = stat.st_mode & 0o022 == 0 && rustix::fs::fchmod(&dir, Mode::RWXU).is_ok();
+        let stat = if closed { rustix::fs::fstat(&dir).map_err(failed("open"))? } else { stat };
         if let Some(why) = foreign(&stat) {
             return Err(untrusted(why));
         }
