@@ -14,7 +14,7 @@ use kgate_machine::{BootRequest, CloneRequest, Machine, Pool, Template};
 use kgate_model::outcome::Role;
 use kgate_model::plan::MachineShape;
 use kgate_model::wire::{Command, ExitStatus, Limits, Reply, Stdin};
-use kgate_qemu::{Accel, AccelChoice, Guests, GuestsConfig, Programs, Qemu, StoreConfig, Userland};
+use kgate_qemu::{Accel, AccelChoice, Guests, GuestsConfig, Programs, Qemu, Store, StoreConfig, Userland};
 use kgate_testkit::kernels;
 use tokio::runtime::{self, Runtime};
 
@@ -83,11 +83,11 @@ fn pool(kernel: kgate_kernel::Kernel) -> (Guests, tempfile::TempDir) {
         cpus: 1,
         memory: 4 << 30,
         memo: dir.path().join("kvm"),
-        templates: StoreConfig {
+        templates: Store::new(StoreConfig {
             memory: Some("/dev/shm/kgate-bench".into()),
             disk: dir.path().join("templates"),
             limit: 0,
-        },
+        }),
     });
     (pool, dir)
 }

@@ -52,6 +52,27 @@ pub(crate) struct Global {
         help_heading = COMMON
     )]
     pub(crate) qemu: PathBuf,
+    /// Memory-backed directory for templates; /dev/shm/kgate-UID by default.
+    #[arg(
+        long,
+        global = true,
+        env = "KGATE_TEMPLATE_DIR",
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        help_heading = COMMON
+    )]
+    pub(crate) template_dir: Option<PathBuf>,
+    /// Memory or disk for the templates that are kept for later runs, in MiB; 0 keeps none. A quarter
+    /// of what /dev/shm offers by default, at most 4096.
+    #[arg(
+        long,
+        global = true,
+        env = "KGATE_TEMPLATE_LIMIT",
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(..=1 << 40),
+        help_heading = COMMON
+    )]
+    pub(crate) template_limit: Option<u64>,
 }
 
 /// When to use colours.
@@ -85,6 +106,8 @@ pub(crate) enum Command {
     /// Look at kernels.
     #[command(subcommand)]
     Kernel(KernelCommand),
+    /// Show what is kept for later runs, and how much room it takes; remove it.
+    Cache(CacheArgs),
     /// Check what this machine has and lacks.
     Doctor,
     /// Print completions for a shell.
@@ -158,10 +181,6 @@ pub(crate) struct GuestArgs {
     /// Memory of this machine that guests may use, in MiB; what is available by default.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(128..))]
     pub(crate) memory: Option<u64>,
-    /// Booted guests that are kept for later runs, in MiB; 0 boots in every run. A quarter of
-    /// /dev/shm by default, at most 4096.
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(..=1 << 24))]
-    pub(crate) templates: Option<u64>,
 }
 
 /// Which accelerator.
@@ -407,6 +426,46 @@ pub(crate) enum KernelCommand {
         #[arg(long)]
         pair: bool,
     },
+}
+
+/// `kgate cache`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct CacheArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<CacheCommand>,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What can be done with the cache.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Remove what killed runs left over, and more if asked to; never what a running kgate uses.
+    Prune(PruneArgs),
+}
+
+/// `kgate cache prune`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("more"))]
+pub(crate) struct PruneArgs {
+    /// Remove everything: it is made or fetched again when it is needed.
+    #[arg(long, group = "more")]
+    pub(crate) all: bool,
+    /// Remove what was last used so long ago, such as `7d`, `12h` or `2 weeks`.
+    #[arg(long, group = "more", value_name = "DURATION", value_parser = duration)]
+    pub(crate) older_than: Option<jiff::Span>,
+    /// Remove all templates, and leave kernels, images and packages.
+    #[arg(long, group = "more")]
+    pub(crate) templates: bool,
+}
+
+fn duration(text: &str) -> Result<jiff::Span, String> {
+    match text.parse::<jiff::Span>() {
+        Ok(span) if span.is_positive() => Ok(span),
+        _ => Err("a duration is a number with its unit, such as 7d, 12h or `2 weeks`".into()),
+    }
 }
 
 fn partition(text: &str) -> Result<(u32, u32), String> {

@@ -50,7 +50,7 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
     }
     let kernels = || Ok(BTreeMap::from([(Role::Candidate, kernel(context, &args)?)]));
     let library = Source::new(&args.library)?;
-    let budget = Budget { accel: args.accel.into(), cpus: None, memory: None, templates: None };
+    let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
     let image = args.image.as_str();
     let mut pool = guests::pool(context, &library, kernels, [image], budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");

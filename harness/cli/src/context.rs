@@ -2,25 +2,33 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::{env, fs};
 
 use jiff::Zoned;
 use kgate_image::Builder;
 use kgate_kernel::{Kernel, Reference, Resolver};
 use kgate_machine::process::LocalHost;
-use kgate_qemu::{Accel, AccelChoice, Programs, Qemu, StoreConfig};
-use rustix::process::getuid;
+use kgate_qemu::{Accel, AccelChoice, Programs, Qemu, Store, StoreConfig};
 
 use crate::args::{AccelArg, ColorWhen, Global};
-use crate::error::CommandError;
+use crate::error::{CommandError, at};
 
 /// The programs that run inside the machines, built with this binary.
 pub(crate) const PROGRAMS: Programs =
     Programs { agent: include_bytes!(env!("KGATE_AGENT")), ops: include_bytes!(env!("KGATE_OPS")) };
 
+/// File in the cache: whoever uses what is there has a shared lock on it, whoever removes something
+/// an exclusive one.
+pub(crate) const CACHE_LOCK: &str = ".lock";
+
 /// Surroundings of a command.
 pub(crate) struct Context {
     cache: Option<PathBuf>,
+    /// Says to others that what is in the cache is used.
+    in_use: OnceLock<Option<fs::File>>,
+    template_dir: PathBuf,
+    template_limit: Option<u64>,
     pub(crate) qemu: PathBuf,
     /// Colours on standard output.
     pub(crate) colour: bool,
@@ -41,11 +49,45 @@ impl Context {
             _ => true,
         };
         let cache = global.cache.or_else(default_cache);
-        Self { cache, qemu: global.qemu, colour, host: LocalHost }
+        let template_dir = global.template_dir.unwrap_or_else(|| {
+            format!("/dev/shm/kgate-{}", rustix::process::geteuid().as_raw()).into()
+        });
+        Self {
+            cache,
+            in_use: OnceLock::new(),
+            template_dir,
+            template_limit: global.template_limit,
+            qemu: global.qemu,
+            colour,
+            host: LocalHost,
+        }
     }
 
-    /// Where kernels, packages and images are kept. Commands without any do without it.
+    /// Where kernels, packages and images are kept, for a command that uses what is there: it is made
+    /// when it is missing, and nothing in it is removed until this process ends.
     pub(crate) fn cache(&self) -> Result<&Path, CommandError> {
+        let dir = self.cache_dir()?;
+        let hint = "choose another with --cache DIR or KGATE_CACHE";
+        fs::create_dir_all(dir).map_err(|error| at(dir)(error).hint(hint))?;
+        self.in_use.get_or_init(|| {
+            // Whoever can't lock it here can't remove anything from it either.
+            let lock = fs::File::create(dir.join(CACHE_LOCK)).ok()?;
+            lock.lock_shared().ok()?;
+            Some(lock)
+        });
+        Ok(dir)
+    }
+
+    /// Where templates are kept.
+    pub(crate) fn templates(&self) -> Result<Store, CommandError> {
+        let (memory, disk) = (self.template_dir.clone(), self.cache_dir()?.join("templates"));
+        let config = StoreConfig::with_default_limit(Some(memory), disk);
+        let limit = self.template_limit.map_or(config.limit, |mib| mib << 20);
+        Ok(Store::new(StoreConfig { limit, ..config }))
+    }
+
+    /// The same place for a command that only looks.
+    pub(crate) fn cache_dir(&self) -> Result<&Path, CommandError> {
         self.cache.as_deref().ok_or_else(|| {
             CommandError::usage(
                 "there is no place for a cache: neither XDG_CACHE_HOME nor HOME is set",
@@ -69,14 +111,6 @@ impl Context {
     /// The builder of images.
     pub(crate) fn images(&self) -> Result<Builder<'_>, CommandError> {
         Ok(Builder::new(self.cache()?, &self.host))
-    }
-
-    /// Where templates of guests are kept. `limit` is in bytes.
-    pub(crate) fn templates(&self, limit: Option<u64>) -> Result<StoreConfig, CommandError> {
-        let shm = Path::new("/dev/shm");
-        let memory = shm.is_dir().then(|| shm.join(format!("kgate-{}", getuid().as_raw())));
-        let config = StoreConfig::with_default_limit(memory, self.cache()?.join("templates"));
-        Ok(StoreConfig { limit: limit.unwrap_or(config.limit), ..config })
     }
 
     /// The emulator on this machine.

@@ -81,7 +81,7 @@ fn check_memory() -> Found {
 }
 
 fn check_cache(context: &Context) -> Found {
-    let cache = match context.cache() {
+    let cache = match context.cache_dir() {
         Ok(cache) => cache,
         Err(error) => return No(error.first_line()),
     };

@@ -1,7 +1,6 @@
 //! From references and images to a pool of guests.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +10,7 @@ use kgate_model::outcome::Role;
 use kgate_qemu::{AccelChoice, Guests, GuestsConfig, Userland};
 
 use crate::context::{Context, PROGRAMS, available_memory, cpus};
-use crate::error::{CommandError, at};
+use crate::error::CommandError;
 use crate::library::Source;
 
 /// Name of the userland that needs no image.
@@ -24,8 +23,6 @@ pub(crate) struct Budget {
     pub(crate) cpus: Option<u32>,
     /// In MiB.
     pub(crate) memory: Option<u64>,
-    /// Of the templates that are kept for later runs, in MiB.
-    pub(crate) templates: Option<u64>,
 }
 
 /// Does both at a time: each of them waits for other programs.
@@ -48,7 +45,6 @@ pub(crate) fn pool<'a>(
     budget: Budget,
     progress: &mut dyn FnMut(String),
 ) -> Result<Guests, CommandError> {
-    fs::create_dir_all(context.cache()?).map_err(at(context.cache()?))?;
     let builder = context.images()?;
     // A kernel is read while programs are asked for their versions.
     let images: Vec<&str> = images.into_iter().collect();
@@ -81,6 +77,6 @@ pub(crate) fn pool<'a>(
         // Some of it is the controller's own.
         memory: budget.memory.map_or_else(|| available_memory() / 10 * 9, |mib| mib << 20),
         memo: context.cache()?.join("kvm"),
-        templates: context.templates(budget.templates.map(|mib| mib << 20))?,
+        templates: context.templates()?,
     }))
 }

@@ -3,6 +3,7 @@
 
 mod args;
 mod boot;
+mod cache;
 mod context;
 mod doctor;
 mod error;
@@ -49,6 +50,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Klog(args) => klog::klog(context, &args),
         Command::Scenario(command) => scenario::scenario(command),
         Command::Kernel(command) => kernel::kernel(context, command),
+        Command::Cache(args) => cache::cache(context, &args),
         Command::Doctor => doctor::doctor(context),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&dir),

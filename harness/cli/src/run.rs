@@ -37,7 +37,6 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CommandE
             accel: args.guest.accel.into(),
             cpus: args.guest.cpus,
             memory: args.guest.memory,
-            templates: args.guest.templates,
         };
         let run = match &args.resume {
             Some(dir) => Run::resumed(context, dir, &args.subjects, budget)?,

@@ -420,6 +420,11 @@ fn flags() {
             ("standard input twice", "klog - --against -"),
             ("a format that is none", "klog x --format xml"),
             ("a source that is none", "klog x --source serial"),
+            ("a time for an age", "cache prune --older-than yesterday"),
+            ("an age that is none", "cache prune --older-than 0d"),
+            ("an age before all time", "cache prune --older-than 19000y"),
+            ("two choices of what goes", "cache prune --all --templates"),
+            ("a limit that is none", "cache --template-limit 1GiB"),
         ],
     );
     // Only what keeps something needs a place to keep it.

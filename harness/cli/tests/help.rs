@@ -26,6 +26,8 @@ const COMMANDS: &[&str] = &[
     "kernel",
     "kernel show",
     "kernel list",
+    "cache",
+    "cache prune",
     "doctor",
     "completions",
     "man",

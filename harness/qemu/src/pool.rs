@@ -23,7 +23,7 @@ use crate::fresh::fresh;
 use crate::guest::{From, Guest, Start};
 use crate::kit::{Kit, KitError, Programs, Userland};
 use crate::load::{Load, Seat};
-use crate::store::{Description, Store, StoreConfig, StoreError};
+use crate::store::{Description, Store, StoreError};
 use crate::template::{self, CONSOLE, KERNEL_LOG, MEMORY, RECORD, Record, STATE, Warm, copy};
 
 /// Kernel parameters of every guest.
@@ -117,14 +117,13 @@ pub struct GuestsConfig {
     /// Where it is remembered whether KVM works, for as long as the controller is up.
     pub memo: PathBuf,
     /// Where templates are kept.
-    pub templates: StoreConfig,
+    pub templates: Store,
 }
 
 /// A pool of QEMU guests.
 pub struct Guests {
     config: GuestsConfig,
     load: Rc<Load>,
-    store: Store,
     state: Mutex<State>,
     /// For [`Pool::facts`], which can't wait.
     facts: std::cell::RefCell<BTreeMap<String, String>>,
@@ -159,8 +158,7 @@ impl Guests {
             ("qemu".into(), config.qemu.version.clone()),
         ]);
         let load = Load::new(config.cpus, config.memory);
-        let store = Store::new(config.templates.clone());
-        Self { config, load, store, state: Mutex::default(), facts: facts.into() }
+        Self { config, load, state: Mutex::default(), facts: facts.into() }
     }
 
     /// Finds out which accelerator is used, before the first boot.
@@ -324,7 +322,7 @@ impl Guests {
             template::key(program, version, &spec, &kernel.sha256, &kit, &setup, request.number)
                 .map_err(broken("find out what a template depends on"))?;
         let log = request.kernel_log.as_deref();
-        let kept = self.store.find(key);
+        let kept = self.config.templates.find(key);
         let earlier = kept.is_some();
         let (kept, record) = match kept {
             Some(kept) => {
@@ -337,7 +335,7 @@ impl Guests {
             None => {
                 let unkept =
                     |e: StoreError| BootError::harness(FaultKind::Controller, e.to_string());
-                let building = self.store.create(key, request.shape.memory).map_err(unkept)?;
+                let building = self.config.templates.create(key, request.shape.memory).map_err(unkept)?;
                 let path = building.path(MEMORY);
                 File::create(&path)
                     .and_then(|file| file.set_len(request.shape.memory))

@@ -53,7 +53,7 @@ pub(super) async fn run(
         boot.start = Start::Cold;
     }
 
-    let budget = Budget { accel: args.accel.into(), cpus: None, memory: None, templates: None };
+    let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
     let mut pool = guests::pool(context, &library, || Ok(kernels), images, budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");
