@@ -14,7 +14,9 @@ use kgate_machine::{BootRequest, CloneRequest, Machine, Pool, Template};
 use kgate_model::outcome::Role;
 use kgate_model::plan::MachineShape;
 use kgate_model::wire::{Command, ExitStatus, Limits, Reply, Stdin};
-use kgate_qemu::{Accel, AccelChoice, Guests, GuestsConfig, Programs, Qemu, Store, StoreConfig, Userland};
+use kgate_qemu::{
+    Accel, AccelChoice, Guests, GuestsConfig, Programs, Qemu, Store, StoreConfig, Userland,
+};
 use kgate_testkit::kernels;
 use tokio::runtime::{self, Runtime};
 

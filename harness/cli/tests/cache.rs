@@ -51,7 +51,10 @@ fn template(dir: &Path, n: u8) -> Kept {
     fs::write(building.path("memory"), vec![n; usize::from(n) * MIB]).unwrap();
     let (kernel, image) = (format!("6.1.0-{n}-cloud-amd64"), "base".to_owned());
     building
-        .finish(Description { kernel, image, memory: 512 << 20, created_ms: 1_700_000_000_000 })
+        .finish(
+            Description { kernel, image, memory: 512 << 20, created_ms: 1_700_000_000_000 },
+            true,
+        )
         .unwrap()
 }
 

@@ -335,7 +335,8 @@ impl Guests {
             None => {
                 let unkept =
                     |e: StoreError| BootError::harness(FaultKind::Controller, e.to_string());
-                let building = self.config.templates.create(key, request.shape.memory).map_err(unkept)?;
+                let building =
+                    self.config.templates.create(key, request.shape.memory).map_err(unkept)?;
                 let path = building.path(MEMORY);
                 File::create(&path)
                     .and_then(|file| file.set_len(request.shape.memory))
