@@ -3,11 +3,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use kgate_model::wire::Limits;
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::lock;
 
 /// Controllers that limits need.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
@@ -25,16 +28,26 @@ const DEPTH: usize = 16;
 pub(crate) struct Groups {
     /// The mount of the cgroup2 file system.
     mount: PathBuf,
-    /// Directory below it, made with the first command.
+    /// Directory below it, made with the first group.
     directory: PathBuf,
     made: OnceLock<bool>,
+    /// How many groups there have been.
+    count: AtomicU32,
+    /// One that was made beforehand.
+    spare: Mutex<Option<PathBuf>>,
 }
 
 impl Groups {
     /// Groups below the group `name` at `mount`.
     pub(crate) fn at(mount: PathBuf, name: &str) -> Self {
         let directory = mount.join(name);
-        Self { mount, directory, made: OnceLock::new() }
+        Self {
+            mount,
+            directory,
+            made: OnceLock::new(),
+            count: AtomicU32::new(0),
+            spare: Mutex::default(),
+        }
     }
 
     /// Where this machine has a cgroup2 file system mounted.
@@ -47,15 +60,29 @@ impl Groups {
         })
     }
 
-    /// Makes the group of one command; `None` where there is no cgroup2 that we may write.
-    pub(crate) fn create(&self, id: u32, limits: &Limits) -> Option<Group> {
+    /// Makes the group of the next command now.
+    pub(crate) fn get_ready(&self) {
+        let mut spare = lock(&self.spare);
+        if spare.is_none() {
+            *spare = self.make();
+        }
+    }
+
+    /// A new group's directory; `None` where there is no cgroup2 that we may write.
+    fn make(&self) -> Option<PathBuf> {
         if !*self.made.get_or_init(|| self.prepare().is_ok()) {
             return None;
         }
-        let path = self.directory.join(id.to_string());
-        // One with the same number that couldn't be emptied is in the way: then there is no group.
-        let _ = fs::remove_dir(&path);
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(number.to_string());
         fs::create_dir(&path).ok()?;
+        Some(path)
+    }
+
+    /// The group of one command; `None` where there is no cgroup2 that we may write.
+    pub(crate) fn create(&self, limits: &Limits) -> Option<Group> {
+        let spare = lock(&self.spare).take();
+        let path = spare.or_else(|| self.make())?;
         let limit = |file: &str, value: Option<u64>| {
             value.is_none_or(|value| fs::write(path.join(file), value.to_string()).is_ok())
         };

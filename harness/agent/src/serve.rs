@@ -22,6 +22,7 @@ use crate::channel::Channel;
 use crate::command::{self, Shared};
 use crate::outbox::Outbox;
 use crate::reaper::Reaper;
+use crate::state::Of;
 use crate::trouble::{failed, refused};
 use crate::{fresh, guest, kmsg, lock, processes, setup, state};
 
@@ -102,7 +103,7 @@ pub fn stdio(options: Options) -> Result<(), String> {
     let channel: &'static Channel = Box::leak(Box::new(Channel::new(reader, writer)));
     start(agent, channel)?;
     // At once: an agent that was left behind by another build may not understand the controller.
-    agent.outbox.send(&hello(false));
+    agent.outbox.send(&hello(Of::Machine));
     let served = serve(agent, channel, true);
     let ended = kill_everything(agent);
     agent.outbox.flush(Duration::from_secs(2));
@@ -157,8 +158,8 @@ pub(crate) fn start(agent: &'static Agent, channel: &'static Channel) -> Result<
     Ok(())
 }
 
-fn hello(lasting: bool) -> Reply {
-    Reply::Hello { protocol: PROTOCOL, identity: state::identity(lasting) }
+fn hello(of: Of) -> Reply {
+    Reply::Hello { protocol: PROTOCOL, identity: state::identity(of) }
 }
 
 /// A request that touches files or loads modules: done in order by one thread, which may hang in
@@ -177,6 +178,7 @@ pub(crate) fn serve(
         .map_err(|e| format!("start a thread: {e}"))?;
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; 64 << 10];
+    let mut seen = Of::Machine;
     loop {
         let mut reconnected = false;
         let n = channel
@@ -194,9 +196,15 @@ pub(crate) fn serve(
                 Request::PowerOff => return Ok(()),
                 Request::Hello { protocol, setup } => {
                     let fresh = setup.fresh.as_ref().map_or(Ok(()), fresh::apply);
+                    let of = match (agent.guest, &setup.fresh) {
+                        (true, None) => Of::Template,
+                        (true, Some(_)) if seen == Of::Template => Of::Clone,
+                        _ => Of::Machine,
+                    };
                     if !std::mem::replace(&mut greeted, false) {
-                        agent.outbox.send(&hello(agent.guest && setup.fresh.is_none()));
+                        agent.outbox.send(&hello(of));
                     }
+                    seen = of;
                     greet(agent, protocol, &setup, fresh);
                 }
                 request => handle(agent, request, &work),
@@ -215,6 +223,10 @@ fn greet(agent: &'static Agent, protocol: u32, setup: &Setup, fresh: Result<(), 
              of the same build"
         )))
     };
+    if let (true, None, Some(groups)) = (agent.guest, &setup.fresh, &agent.groups) {
+        // So that a clone's first command finds it.
+        groups.get_ready();
+    }
     agent.outbox.send(&Reply::Done { id: 0, result });
     if setup.kernel_log {
         // Only now: reading hundreds of records would hold up the first step.

@@ -16,19 +16,38 @@ pub(crate) fn uptime_ms() -> u64 {
 
 /// The running kernel. What can't be read stays empty: the controller judges.
 ///
-/// `lasting` leaves out what would be fixed by looking at it, and so be the same in every clone.
-pub(crate) fn identity(lasting: bool) -> Identity {
+/// A template leaves out what would be fixed by looking at it, and so be the same in every clone. A
+/// clone only tells what shows that it is the right one: all else is known of its template.
+pub(crate) fn identity(of: Of) -> Identity {
     let name = rustix::system::uname();
-    let text = |path| fs::read_to_string(path).unwrap_or_default().trim_end().to_owned();
-    Identity {
+    let mut identity = Identity {
         release: name.release().to_string_lossy().into_owned(),
         version: name.version().to_string_lossy().into_owned(),
         machine: name.machine().to_string_lossy().into_owned(),
-        build_id: build_id(&fs::read("/sys/kernel/notes").unwrap_or_default()).unwrap_or_default(),
-        boot_id: if lasting { String::new() } else { text("/proc/sys/kernel/random/boot_id") },
-        command_line: text("/proc/cmdline"),
         uptime_ms: uptime_ms(),
+        ..Identity::default()
+    };
+    let text = |path| fs::read_to_string(path).unwrap_or_default().trim_end().to_owned();
+    if of != Of::Clone {
+        let notes = fs::read("/sys/kernel/notes").unwrap_or_default();
+        identity.build_id = build_id(&notes).unwrap_or_default();
+        identity.command_line = text("/proc/cmdline");
     }
+    if of == Of::Machine {
+        identity.boot_id = text("/proc/sys/kernel/random/boot_id");
+    }
+    identity
+}
+
+/// What asks for its identity.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// A machine that was booted.
+    Machine,
+    /// One that was booted to be copied.
+    Template,
+    /// A copy.
+    Clone,
 }
 
 /// Taint and memory.

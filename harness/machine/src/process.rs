@@ -15,6 +15,7 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
     Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal,
 };
+use rustix::thread::disable_transparent_huge_pages;
 use tokio::io::AsyncReadExt;
 
 /// Bytes kept of each output stream of a [`HostCommand`].
@@ -34,7 +35,7 @@ impl Host for LocalHost {
             std.current_dir(dir);
         }
         std.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        tie(&mut std, Vec::new());
+        tie(&mut std, Vec::new(), Pages::Any);
         let mut child = std.spawn()?;
         let group = Group::of(child.id());
         let stdout = child.stdout.take().map(collect);
@@ -87,14 +88,20 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `program`; `inherit` are descriptors that keep their numbers in the child.
+    /// Starts `program`; `inherit` are descriptors that keep their numbers in the child. With
+    /// [`Pages::Small`] it takes no more memory than it touches.
     ///
     /// # Errors
     /// What the operating system answered, `NotFound` when there is no such program.
-    pub fn spawn(program: &Path, args: &[OsString], inherit: Vec<OwnedFd>) -> io::Result<Self> {
+    pub fn spawn(
+        program: &Path,
+        args: &[OsString],
+        inherit: Vec<OwnedFd>,
+        pages: Pages,
+    ) -> io::Result<Self> {
         let mut std = Command::new(program);
         std.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        tie(&mut std, inherit);
+        tie(&mut std, inherit, pages);
         let mut child = tokio::process::Command::from(std).kill_on_drop(true).spawn()?;
         let group = Group::of(child.id().unwrap_or_default());
         let complaint = Arc::new(Mutex::new(Vec::new()));
@@ -149,6 +156,15 @@ impl Drop for Process {
     }
 }
 
+/// Pages in which a process is given memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// As the kernel sees fit: large ones are quicker.
+    Any,
+    /// Small ones only.
+    Small,
+}
+
 /// A process group of ours.
 #[derive(Clone, Copy, Debug)]
 struct Group(Option<Pid>);
@@ -171,7 +187,7 @@ impl Group {
 /// The tie is to the *thread* that starts the child: callers start long-running processes from a
 /// thread that lives as long as they do, as the single thread of the `kgate` runtime does.
 #[expect(unsafe_code, reason = "pre_exec is unsafe; its closure only makes system calls")]
-fn tie(command: &mut Command, inherit: Vec<OwnedFd>) {
+fn tie(command: &mut Command, inherit: Vec<OwnedFd>, pages: Pages) {
     let parent = getpid();
     command.process_group(0);
     // SAFETY: between fork and exec only async-signal-safe system calls are made; nothing allocates.
@@ -180,6 +196,10 @@ fn tie(command: &mut Command, inherit: Vec<OwnedFd>) {
             set_parent_process_death_signal(Some(Signal::KILL))?;
             if getppid() != Some(parent) {
                 return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if pages == Pages::Small {
+                // Only dearer where the kernel can't.
+                let _ = disable_transparent_huge_pages(true);
             }
             for fd in &inherit {
                 fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
@@ -235,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_process_is_killed() {
         let args = ["-c", "sleep 1000"].map(OsString::from);
-        let process = Process::spawn(Path::new("sh"), &args, Vec::new()).unwrap();
+        let process = Process::spawn(Path::new("sh"), &args, Vec::new(), Pages::Any).unwrap();
         let id = process.id().unwrap();
         drop(process);
         let gone = async {

@@ -342,7 +342,8 @@ pub enum ExitStatus {
     NotStarted(Trouble),
 }
 
-/// Which kernel a machine really runs.
+/// Which kernel a machine really runs. A clone tells release, version and machine only; the rest is
+/// known of its template.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// `uname -r`.
@@ -353,7 +354,7 @@ pub struct Identity {
     pub machine: String,
     /// GNU build id from `/sys/kernel/notes`, in hexadecimal; empty when the kernel has none.
     pub build_id: String,
-    /// `/proc/sys/kernel/random/boot_id`; empty on a template, where looking at it would fix it.
+    /// `/proc/sys/kernel/random/boot_id`; empty of a template, where looking at it would fix it.
     pub boot_id: String,
     /// `/proc/cmdline`.
     pub command_line: String,

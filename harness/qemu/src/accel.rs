@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use kgate_machine::process::Process;
+use kgate_machine::process::{Pages, Process};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// What runs the guest's instructions.
@@ -81,7 +81,7 @@ pub(crate) async fn probe_kvm(qemu: &Path) -> Result<(), String> {
         &disk,
     ]
     .map(Into::into);
-    let mut process = Process::spawn(qemu, &args, vec![sector])
+    let mut process = Process::spawn(qemu, &args, vec![sector], Pages::Any)
         .map_err(|e| format!("{} can't be started: {e}", qemu.display()))?;
     match tokio::time::timeout(PROBE_DEADLINE, process.wait()).await {
         Ok(Ok(status)) if status.code() == Some(PROBE_CODE) => Ok(()),

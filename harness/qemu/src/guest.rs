@@ -9,7 +9,7 @@ use std::{io, iter};
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use kgate_machine::process::Process;
+use kgate_machine::process::{Pages, Process};
 use kgate_machine::{Agent, AgentError, BootError, Console, End, Machine, Pipe};
 use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::wire::{Identity, Setup};
@@ -123,6 +123,11 @@ impl Guest {
         };
         spec.agent_fd = agent_theirs.as_raw_fd();
         spec.qmp_fd = qmp_theirs.as_raw_fd();
+        // Many clones run beside each other, and none for long.
+        let pages = match begin {
+            From::Initramfs(_) => Pages::Any,
+            From::State(_) => Pages::Small,
+        };
         let mut state = None;
         let from = match begin {
             From::Initramfs(file) => {
@@ -144,9 +149,13 @@ impl Guest {
             .try_clone_to_owned()
             .map_err(|e| broken("no descriptor for the guest", &e))?;
         let inherit = vec![printed, typed, agent_theirs, qmp_theirs, from];
-        let process = Process::spawn(qemu, &args::arguments(&spec), inherit).map_err(|e| {
-            BootError::harness(FaultKind::Emulator, format!("cannot start {}: {e}", qemu.display()))
-        })?;
+        let process =
+            Process::spawn(qemu, &args::arguments(&spec), inherit, pages).map_err(|e| {
+                BootError::harness(
+                    FaultKind::Emulator,
+                    format!("cannot start {}: {e}", qemu.display()),
+                )
+            })?;
 
         seat.taken_by(process.id());
         let (end_sender, end) = watch::channel(None);
