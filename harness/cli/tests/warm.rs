@@ -178,6 +178,40 @@ fn clones_that_sleep_share_the_boots_of_few_cpus() {
 }
 
 #[test]
+fn templates_of_boots_serve_later_runs_until_they_are_no_good() {
+    let Some(bench) = Bench::new(&[("one", "true"), ("two", "true")]) else { return };
+    let templates = bench.path("templates");
+    let run = |name: &str| {
+        let args = bench.run_args(name, &[]);
+        let mut command = bench.kgate(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        command.env("KGATE_TEMPLATE_LIMIT", "4096").env("KGATE_TEMPLATE_DIR", &templates);
+        let results = bench.results(name, &bench.spawn(command).wait());
+        results.assert_verdict(0, "promote");
+        let journal = fs::read_to_string(bench.path(&format!("{name}/journal.jsonl"))).unwrap();
+        let notes = journal.matches("its clone could not be started").count();
+        (journal.matches("\"kept_since\":null").count(), notes)
+    };
+    let kept = || {
+        let entries = fs::read_dir(&templates).unwrap().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        names.filter(|name| !name.starts_with('.')).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(run("first"), (2, 0), "boots and clones that failed");
+    let names = kept();
+    assert_eq!(names.len(), 2);
+    assert_eq!(run("second"), (0, 0), "the first run's templates do");
+    for name in &names {
+        let state = templates.join(name).join("state");
+        let length = fs::metadata(&state).unwrap().len();
+        fs::write(&state, vec![0; usize::try_from(length).unwrap()]).unwrap();
+    }
+    // It is noticed, is nobody's fault, and is made good.
+    assert_eq!(run("spoilt"), (0, 4));
+    assert_eq!(run("mended"), (2, 0));
+    assert_eq!(kept(), names);
+}
+
+#[test]
 fn a_killed_run_leaves_no_clone_of_its_boots_and_is_taken_up() {
     let Some(bench) = Bench::new(&[("one", "true"), ("long", "echo begun; sleep 8")]) else {
         return;

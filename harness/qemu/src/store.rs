@@ -390,6 +390,12 @@ impl Kept {
         self.dir.join(name)
     }
 
+    /// Has nobody find it any more: it is no good.
+    pub fn discard(&self) {
+        // Without this it isn't whole.
+        let _ = fs::remove_file(self.path(ABOUT));
+    }
+
     /// What it is.
     pub fn description(&self) -> &Description {
         &self.description

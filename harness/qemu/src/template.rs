@@ -112,7 +112,7 @@ impl Template for Warm {
         })?;
         let setup =
             Setup { network: self.shape.network, fresh: Some(fresh()?), ..Setup::default() };
-        let guest = Guest::boot(Start {
+        let started = Guest::boot(Start {
             qemu: &self.qemu,
             spec: clone_of(&self.spec, &request.name, self.kept.path(MEMORY)),
             begin: From::State(state.into()),
@@ -122,8 +122,9 @@ impl Template for Warm {
             kernel_log: request.kernel_log.as_deref(),
             deadline: request.deadline,
             seat,
-        })
-        .await?;
+        });
+        // Whatever is wrong with it, a later run boots a new one.
+        let guest = started.await.inspect_err(|_| self.kept.discard())?;
         let (runs, kept) = (guest.identity(), &self.record.identity);
         if (&runs.release, &runs.version) != (&kept.release, &kept.version) {
             let message = format!("{} was kept, but {} answered", kept.release, runs.release);
