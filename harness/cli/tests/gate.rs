@@ -453,7 +453,8 @@ fn many_boots_leave_nothing() {
         if let Some((descriptors, memory)) = holds(running.id()) {
             seen.push((ended, descriptors, memory));
         }
-        assert!(running.guests().len() <= 1 + thread::available_parallelism().unwrap().get());
+        // Eight clones for each CPU, and what is booting.
+        assert!(running.guests().len() <= 9 * thread::available_parallelism().unwrap().get());
         thread::sleep(Duration::from_millis(20));
     }
     let results = bench.results("run", &running.wait());

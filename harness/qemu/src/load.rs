@@ -28,18 +28,25 @@ pub(crate) struct Load {
     seats: RefCell<BTreeMap<u64, Seated>>,
 }
 
-/// A running guest's place. It is free again when this is dropped.
+/// The place of a guest or a template. It is free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
     load: Rc<Load>,
     number: u64,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Boot,
+    Clone,
+    Template,
+}
+
 #[derive(Clone, Debug)]
 struct Seated {
+    kind: Kind,
     cpus: u32,
     memory: u64,
-    clone: bool,
     process: Option<u32>,
     since: Instant,
     /// When its process was last looked at, and the CPU time that it had used by then.
@@ -55,19 +62,33 @@ impl Load {
         Rc::new(Self { cpus, memory, seats: RefCell::default() })
     }
 
-    /// Takes a place for a guest that is about to start.
-    pub(crate) fn seat(self: &Rc<Self>, shape: &MachineShape, clone: bool) -> Seat {
+    /// Takes a place for a guest that is about to boot.
+    pub(crate) fn boot(self: &Rc<Self>, shape: &MachineShape) -> Seat {
+        self.seat(Kind::Boot, shape.cpus, shape.memory)
+    }
+
+    /// Takes a place for a clone that is about to start.
+    pub(crate) fn clone_of(self: &Rc<Self>, shape: &MachineShape) -> Seat {
+        self.seat(Kind::Clone, shape.cpus, shape.memory)
+    }
+
+    /// Takes a place for a template that holds so many bytes.
+    pub(crate) fn template(self: &Rc<Self>, bytes: u64) -> Seat {
+        self.seat(Kind::Template, 0, bytes)
+    }
+
+    fn seat(self: &Rc<Self>, kind: Kind, cpus: u32, memory: u64) -> Seat {
         let now = Instant::now();
         let mut seats = self.seats.borrow_mut();
         let number = seats.last_key_value().map_or(0, |(last, _)| last + 1);
         let seated = Seated {
-            cpus: shape.cpus,
-            memory: shape.memory,
-            clone,
+            kind,
+            cpus,
+            memory,
             process: None,
             since: now,
             seen: (now, Duration::ZERO),
-            busy: f64::from(shape.cpus),
+            busy: f64::from(cpus),
             own: CLONE,
         };
         seats.insert(number, seated);
@@ -84,10 +105,10 @@ impl Load {
         let held: u64 = all().map(Seated::memory).sum();
         let needs = if clone { CLONE } else { shape.memory + OVERHEAD };
         // Any one of the clones may yet write to all of its memory.
-        let growth = all().filter(|s| s.clone).map(|s| s.memory.saturating_sub(s.own));
-        let growth = growth.max().unwrap_or_default();
-        let clones = all().filter(|s| s.clone).count();
-        seats.is_empty()
+        let clones = || all().filter(|s| s.kind == Kind::Clone);
+        let growth = clones().map(|s| s.memory.saturating_sub(s.own)).max().unwrap_or_default();
+        let clones = clones().count();
+        all().all(|s| s.kind == Kind::Template)
             || busy + f64::from(shape.cpus) <= f64::from(self.cpus) + 0.1
                 && held + growth + needs <= self.memory
                 && (clones as u64) < u64::from(self.cpus * CLONES_PER_CPU)
@@ -111,16 +132,23 @@ impl Drop for Seat {
 
 impl Seated {
     fn cpus(&self) -> f64 {
-        if self.clone { self.busy } else { f64::from(self.cpus) }
+        if self.kind == Kind::Clone { self.busy } else { f64::from(self.cpus) }
     }
 
     fn memory(&self) -> u64 {
-        if self.clone { self.own.max(CLONE) } else { self.memory + OVERHEAD }
+        match self.kind {
+            Kind::Boot => self.memory + OVERHEAD,
+            Kind::Clone => self.own.max(CLONE),
+            Kind::Template => self.memory,
+        }
     }
 
     fn look(&mut self, now: Instant) {
         let (at, before) = self.seen;
-        let (true, Some(process)) = (self.clone && now - at >= LOOK, self.process) else { return };
+        let (true, Some(process)) = (self.kind == Kind::Clone && now - at >= LOOK, self.process)
+        else {
+            return;
+        };
         // A process that is gone frees its place in a moment.
         let Some(used) = cpu_time(process) else { return };
         let share = (used.saturating_sub(before)).as_secs_f64() / (now - at).as_secs_f64();
@@ -161,21 +189,25 @@ mod tests {
     async fn booted_guests_count_with_all_that_they_may_use() {
         let load = Load::new(2, 2 << 30);
         assert!(load.has_room(&shape(64, 1 << 20), false), "the first has room in any case");
-        let one = load.seat(&shape(1, 512), false);
+        let one = load.boot(&shape(1, 512));
         assert!(load.has_room(&shape(1, 512), false));
         assert!(!load.has_room(&shape(2, 512), false), "no CPU");
         assert!(!load.has_room(&shape(1, 1536), false), "no memory");
-        let two = load.seat(&shape(1, 512), false);
+        let two = load.boot(&shape(1, 512));
         assert!(!load.has_room(&shape(1, 512), true));
         drop(two);
         assert!(load.has_room(&shape(1, 512), true));
         drop(one);
+        let _template = load.template(3 << 30);
+        assert!(load.has_room(&shape(1, 512), true), "it is there for its clones");
+        let _clone = load.clone_of(&shape(1, 512));
+        assert!(!load.has_room(&shape(1, 512), true), "no memory");
     }
 
     #[tokio::test]
     async fn a_clone_that_sleeps_leaves_its_cpu_to_others() {
         let load = Load::new(1, 1 << 30);
-        let sleeper = load.seat(&shape(1, 512), true);
+        let sleeper = load.clone_of(&shape(1, 512));
         assert!(!load.has_room(&shape(1, 512), true), "nothing is known about it yet");
         let mut process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         sleeper.taken_by(Some(process.id()));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -303,7 +304,7 @@ impl Guests {
 
     /// The template of a request: an earlier run's, or a new one.
     async fn keep(&self, request: &BootRequest) -> Result<Warm, BootError> {
-        let seat = Rc::new(self.load.seat(&request.shape, false));
+        let seat = Rc::new(self.load.boot(&request.shape));
         let (mut kit, mut proven) = self.prepared(request).await?;
         if !proven.booted {
             let console = PathBuf::from("/dev/null");
@@ -377,7 +378,9 @@ impl Guests {
                 (building.finish(description, clean).map_err(unkept)?, record)
             }
         };
+        let held = std::fs::metadata(kept.path(MEMORY)).map_or(0, |data| data.blocks() * 512);
         Ok(Warm {
+            _seat: self.load.template(held),
             kept,
             record,
             earlier,
@@ -441,12 +444,18 @@ impl Pool for Guests {
     }
 
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
-        let seat = Rc::new(self.load.seat(&request.shape, false));
+        let seat = Rc::new(self.load.boot(&request.shape));
         let (kit, proven) = self.prepared(request).await?;
         if proven.booted {
             return Ok(Box::new(self.start(request, &kit, proven.accel, &seat).await?));
         }
         let mut state = self.state.lock().await;
+        // Another boot may have proven it meanwhile.
+        let proven = self.accel(&mut state).await?;
+        if proven.booted {
+            drop(state);
+            return Ok(Box::new(self.start(request, &kit, proven.accel, &seat).await?));
+        }
         // The first boot under KVM, with the lock held: nobody else boots before it is known
         // whether KVM works, and all boots of a run use the same accelerator.
         let trial = BootRequest { deadline: request.deadline.min(KVM_PROOF), ..request.clone() };

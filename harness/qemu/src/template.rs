@@ -29,7 +29,7 @@ use crate::args::{Begin, GuestSpec, MemoryFile, arguments};
 use crate::fresh::fresh;
 use crate::guest::{From, Guest, Qmp, Start};
 use crate::kit::Kit;
-use crate::load::Load;
+use crate::load::{Load, Seat};
 use crate::store::{Kept, Key};
 
 /// Between two looks at a migration, which takes some milliseconds.
@@ -79,6 +79,7 @@ pub(crate) struct Warm {
     pub(crate) spec: GuestSpec,
     pub(crate) kit: Rc<Kit>,
     pub(crate) load: Rc<Load>,
+    pub(crate) _seat: Seat,
     pub(crate) shape: MachineShape,
 }
 
@@ -105,7 +106,7 @@ impl Template for Warm {
     }
 
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
-        let seat = Rc::new(self.load.seat(&self.shape, true));
+        let seat = Rc::new(self.load.clone_of(&self.shape));
         let state = File::open(self.kept.path(STATE)).map_err(|e| {
             let message = format!("the template's state can't be read: {e}");
             BootError::harness(FaultKind::Controller, message)
