@@ -288,9 +288,12 @@ impl Guests {
         })
     }
 
-    /// The initramfs for a request, and a proven accelerator.
-    async fn prepared(&self, request: &BootRequest) -> Result<(Rc<Kit>, Proven), BootError> {
-        let mut state = self.state.lock().await;
+    /// The initramfs for a request, and the accelerator.
+    async fn prepared(
+        &self,
+        state: &mut State,
+        request: &BootRequest,
+    ) -> Result<(Rc<Kit>, Proven), BootError> {
         let key = KitKey {
             role: request.role,
             image: request.image.clone(),
@@ -299,18 +302,19 @@ impl Guests {
         };
         let kit = kit(&self.config, &mut state.kits, key)
             .map_err(|e| BootError::harness(FaultKind::Controller, e.to_string()))?;
-        Ok((kit, self.accel(&mut state).await?))
+        Ok((kit, self.accel(state).await?))
     }
 
     /// The template of a request: an earlier run's, or a new one.
     async fn keep(&self, request: &BootRequest) -> Result<Warm, BootError> {
         let seat = Rc::new(self.load.boot(&request.shape));
-        let (mut kit, mut proven) = self.prepared(request).await?;
+        let prepared = async || self.prepared(&mut *self.state.lock().await, request).await;
+        let (kit, mut proven) = prepared().await?;
         if !proven.booted {
             let console = PathBuf::from("/dev/null");
             let first = BootRequest { console, kernel_log: None, ..request.clone() };
             self.boot(&first).await?.stop().await;
-            (kit, proven) = self.prepared(request).await?;
+            (_, proven) = prepared().await?;
         }
         let kernel = self.kernel(request.role)?;
         let mut spec = self.spec(request, &kit, proven.accel)?;
@@ -445,13 +449,8 @@ impl Pool for Guests {
 
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
         let seat = Rc::new(self.load.boot(&request.shape));
-        let (kit, proven) = self.prepared(request).await?;
-        if proven.booted {
-            return Ok(Box::new(self.start(request, &kit, proven.accel, &seat).await?));
-        }
         let mut state = self.state.lock().await;
-        // Another boot may have proven it meanwhile.
-        let proven = self.accel(&mut state).await?;
+        let (kit, proven) = self.prepared(&mut state, request).await?;
         if proven.booted {
             drop(state);
             return Ok(Box::new(self.start(request, &kit, proven.accel, &seat).await?));
