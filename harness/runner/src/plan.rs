@@ -300,3 +300,21 @@ pub fn differences(one: &Plan, other: &Plan) -> Vec<String> {
     }
     found
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{Capabilities, Role};
+
+    /// Two kernels of which nothing is known, and so nothing is held against them.
+    pub(crate) struct Unknown;
+
+    impl Capabilities for Unknown {
+        fn config(&self, _: Role, _: &str) -> Option<String> {
+            None
+        }
+
+        fn module(&self, _: Role, _: &str) -> Option<bool> {
+            None
+        }
+    }
+}

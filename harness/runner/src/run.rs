@@ -58,8 +58,8 @@ pub enum RunError {
 /// runtime with I/O and time.
 ///
 /// Every event goes to the journal, then to `observer`. When `cancel` is ready everything is ended at
-/// once; trials that were running stay open. `history` only tells what to begin with. The same holds when the run's own deadline comes, and
-/// when the journal can't be written any more.
+/// once; trials that were running stay open. The same holds when the run's own deadline comes, and
+/// when the journal can't be written any more. `history` only tells what to begin with.
 ///
 /// # Errors
 /// Nothing was started. What goes wrong later is in the journal and in [`RunEnd`].

@@ -447,20 +447,8 @@ mod tests {
     use kgate_scenario::{Policy, Waivers, Workload};
 
     use super::*;
-    use crate::plan::{Capabilities, make_plan};
-    use kgate_model::outcome::Role;
-
-    struct Everything;
-
-    impl Capabilities for Everything {
-        fn config(&self, _: Role, _: &str) -> Option<String> {
-            None
-        }
-
-        fn module(&self, _: Role, _: &str) -> Option<bool> {
-            None
-        }
-    }
+    use crate::plan::make_plan;
+    use crate::plan::tests::Unknown;
 
     fn kernel(release: &str) -> KernelRecord {
         KernelRecord {
@@ -488,7 +476,7 @@ mod tests {
     }
 
     fn create(path: &Path) -> Result<RunDir, RunDirError> {
-        let plan = make_plan(&inputs(), kernel("6.1.1"), kernel("6.1.2"), &Everything, 1);
+        let plan = make_plan(&inputs(), kernel("6.1.1"), kernel("6.1.2"), &Unknown, 1);
         RunDir::create(path, plan, inputs())
     }
 

@@ -234,19 +234,8 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::plan::{Capabilities, Inputs, make_plan};
-
-    struct Everything;
-
-    impl Capabilities for Everything {
-        fn config(&self, _: Role, _: &str) -> Option<String> {
-            None
-        }
-
-        fn module(&self, _: Role, _: &str) -> Option<bool> {
-            None
-        }
-    }
+    use crate::plan::tests::Unknown;
+    use crate::plan::{Inputs, make_plan};
 
     /// The boots of a plan over scenarios with these keys.
     fn boots(scenarios: &[(&str, &str)], number: u32) -> Vec<PlannedBoot> {
@@ -274,7 +263,7 @@ mod tests {
             image_sha256: String::new(),
             package_sha256: None,
         };
-        make_plan(&inputs, kernel.clone(), kernel, &Everything, 1).boots
+        make_plan(&inputs, kernel.clone(), kernel, &Unknown, 1).boots
     }
 
     /// What starts when, where there is room for so many units at once and each ends after all that

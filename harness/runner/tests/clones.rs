@@ -3,7 +3,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use kgate_machine::{BootError, End};
 use kgate_model::journal::Event;
@@ -197,24 +196,7 @@ async fn a_clone_that_does_not_start_is_never_the_kernels_fault() {
 async fn an_interrupted_run_leaves_nothing_and_is_taken_up_again() {
     let scenarios = [("subsystem/a", RUN), ("subsystem/b", "steps:\n  - run: sleep 1\n")];
     let mut bench = bench(2, &scenarios, ONE_BOOT);
-    let (sender, cancelled) = tokio::sync::oneshot::channel();
-    let (mut sender, mut at) = (Some(sender), None);
-    let end = bench
-        .run_until(
-            |event, _| {
-                if first_step(event, "subsystem/b") && sender.is_some() {
-                    at = Some(Instant::now());
-                    let _ = sender.take().unwrap().send(());
-                }
-            },
-            async {
-                let _ = cancelled.await;
-            },
-        )
-        .await;
-    assert_eq!(end, RunEnd::Interrupted);
-    assert!(at.unwrap().elapsed() < Duration::from_secs(3));
-    assert_eq!(bench.pool.active(), 0);
+    bench.interrupt_at("subsystem/b").await;
     let record = bench.record();
     let done: Vec<_> = record.trials.iter().filter(|t| t.outcome.is_some()).collect();
     assert!(!done.is_empty() && done.len() < record.trials.len());

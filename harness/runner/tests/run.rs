@@ -492,24 +492,7 @@ async fn an_interrupted_run_ends_at_once_and_is_taken_up_again() {
         ("subsystem/b", "steps:\n  - run: sleep 0.7\n"),
     ];
     let mut bench = Bench::new(2, inputs(&scenarios, ONE_BOOT));
-    let (sender, cancelled) = tokio::sync::oneshot::channel();
-    let (mut sender, mut at) = (Some(sender), None);
-    let end = bench
-        .run_until(
-            |event, _| {
-                if first_step(event, "subsystem/b@candidate") {
-                    at = Some(Instant::now());
-                    let _ = sender.take().unwrap().send(());
-                }
-            },
-            async {
-                let _ = cancelled.await;
-            },
-        )
-        .await;
-    assert_eq!(end, RunEnd::Interrupted);
-    assert!(at.unwrap().elapsed() < Duration::from_secs(3));
-    assert_eq!(bench.pool.active(), 0);
+    bench.interrupt_at("subsystem/b@candidate").await;
     let record = bench.record();
     assert_eq!(record.stopped.as_ref().map(|fault| fault.blame), Some(Blame::Harness));
     assert!(record.trials.iter().any(|trial| trial.outcome.is_none()));

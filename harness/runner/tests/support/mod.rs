@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::future::{Future, pending};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kgate_model::journal::{Entry, Event, RunRecord};
 use kgate_model::kernel::KernelRecord;
@@ -169,6 +170,32 @@ pub fn say(outcome: &Outcome) -> String {
         Outcome::Skipped { reason } => format!("skipped: {reason}"),
         Outcome::Failed { cause } => format!("failed: {cause}"),
         Outcome::Errored { cause } => format!("errored by {:?}: {cause}", cause.blame),
+    }
+}
+
+impl Bench {
+    /// Runs until the first step of such a trial, is interrupted there, and has ended all soon after.
+    pub async fn interrupt_at(&mut self, trial: &str) {
+        let (sender, cancelled) = tokio::sync::oneshot::channel();
+        let (mut sender, mut at) = (Some(sender), None);
+        let end = self
+            .run_until(
+                |event, _| {
+                    if first_step(event, trial)
+                        && let Some(sender) = sender.take()
+                    {
+                        at = Some(Instant::now());
+                        let _ = sender.send(());
+                    }
+                },
+                async {
+                    let _ = cancelled.await;
+                },
+            )
+            .await;
+        assert_eq!(end, RunEnd::Interrupted);
+        assert!(at.unwrap().elapsed() < Duration::from_secs(3));
+        assert_eq!(self.pool.active(), 0);
     }
 }
 
