@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
