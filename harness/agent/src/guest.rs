@@ -15,7 +15,7 @@ use rustix::system::{RebootCommand, reboot};
 use crate::cgroup::{self, Groups};
 use crate::channel::Channel;
 use crate::serve::{self, Agent};
-use crate::{net, setup};
+use crate::{net, script, setup};
 
 /// Modules that the channel needs, one absolute path per line, in order.
 const BOOT_MODULES: &str = "/kgate/boot-modules";
@@ -83,22 +83,25 @@ fn run(started: &mut Option<&'static Agent>) -> Result<(), String> {
         .map(str::to_owned)
         .collect();
     setup::load_modules(&modules, None).map_err(|trouble| trouble.message)?;
-    let channel: &'static Channel = Box::leak(Box::new(open_channel()?));
-    let groups = Groups::at(CGROUPS.into(), "kgate");
-    let agent = *started.insert(Agent::new(true, Some(groups)));
+    let agent = || Agent::new(true, Some(Groups::at(CGROUPS.into(), "kgate")));
+    // What the command line names, or else the virtio-serial port.
+    let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let named =
+        command_line.split_ascii_whitespace().find_map(|w| w.strip_prefix("kgate.channel="));
+    let channel = match named {
+        Some("script") => {
+            let agent = *started.insert(agent());
+            complete();
+            return script::run(agent);
+        }
+        Some(path) => Channel::serial(path),
+        None => Channel::virtio(),
+    };
+    let channel: &'static Channel = Box::leak(Box::new(channel?));
+    let agent = *started.insert(agent());
     serve::start(agent, channel)?;
     complete();
     serve::serve(agent, channel, false)
-}
-
-/// The serial line that the command line names, or else the virtio-serial port.
-fn open_channel() -> Result<Channel, String> {
-    let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    match command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix("kgate.channel="))
-    {
-        Some(path) => Channel::serial(path),
-        None => Channel::virtio(),
-    }
 }
 
 /// What isn't needed to say hello.

@@ -11,6 +11,8 @@
 //! - one writer owns the outgoing side of the channel (`outbox`);
 //! - the kernel log and the heartbeat have their own threads.
 //!
+//! In a guest that nobody talks to, `script` carries out what the emulator hands over instead.
+//!
 //! The agent is built to outlive hostile steps: whatever they write, fork, fill or kill, PID 1 goes
 //! on answering. It never returns from a failure as PID 1, because the kernel would panic and get
 //! the blame; it says what went wrong on the console and powers off.
@@ -23,10 +25,12 @@ mod guest;
 mod kmsg;
 mod net;
 mod outbox;
+mod ports;
 mod processes;
 mod reaper;
 mod root;
 mod sample;
+mod script;
 mod serve;
 mod setup;
 mod spawn;

@@ -24,7 +24,7 @@ use crate::outbox::Outbox;
 use crate::reaper::Reaper;
 use crate::state::Of;
 use crate::trouble::{failed, refused};
-use crate::{fresh, guest, kmsg, lock, processes, setup, state};
+use crate::{fresh, guest, kmsg, lock, processes, script, setup, state};
 
 /// Commands at one time.
 const COMMANDS: usize = 64;
@@ -138,27 +138,36 @@ fn spawn_thread(
     thread::Builder::new().name(name.into()).stack_size(STACK).spawn(body)
 }
 
-/// Starts the threads that every agent has.
+/// Starts the threads of an agent that somebody listens to.
 pub(crate) fn start(agent: &'static Agent, channel: &'static Channel) -> Result<(), String> {
-    let writer = move || {
-        if agent.outbox.write_all_with(|frame| channel.write(frame)).is_err() {
-            agent.outbox.close();
-        }
-    };
-    let trouble = |e| format!("start a thread: {e}");
-    spawn_thread("writer", writer).map_err(trouble)?;
-    spawn_thread("reaper", || agent.reaper.run()).map_err(trouble)?;
+    start_writing(agent, |frame| channel.write(frame))?;
     spawn_thread("heartbeat", || {
         loop {
             thread::sleep(Duration::from_secs(1));
             agent.outbox.beat(&Reply::Heartbeat { uptime_ms: state::uptime_ms() });
         }
     })
-    .map_err(trouble)?;
+    .map_err(|e| format!("start a thread: {e}"))?;
     Ok(())
 }
 
-fn hello(of: Of) -> Reply {
+/// Starts the threads that every agent has; `write` sends a frame.
+pub(crate) fn start_writing(
+    agent: &'static Agent,
+    write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
+) -> Result<(), String> {
+    let writer = move || {
+        if agent.outbox.write_all_with(write).is_err() {
+            agent.outbox.close();
+        }
+    };
+    let trouble = |e| format!("start a thread: {e}");
+    spawn_thread("writer", writer).map_err(trouble)?;
+    spawn_thread("reaper", || agent.reaper.run()).map_err(trouble)?;
+    Ok(())
+}
+
+pub(crate) fn hello(of: Of) -> Reply {
     Reply::Hello { protocol: PROTOCOL, identity: state::identity(of) }
 }
 
@@ -213,7 +222,12 @@ pub(crate) fn serve(
     }
 }
 
-fn greet(agent: &'static Agent, protocol: u32, setup: &Setup, fresh: Result<(), Trouble>) {
+pub(crate) fn greet(
+    agent: &'static Agent,
+    protocol: u32,
+    setup: &Setup,
+    fresh: Result<(), Trouble>,
+) {
     static LOG: OnceLock<()> = OnceLock::new();
     let result = if protocol == PROTOCOL {
         fresh.and_then(|()| setup::apply(setup, agent.guest, &agent.initramfs))
@@ -237,8 +251,6 @@ fn greet(agent: &'static Agent, protocol: u32, setup: &Setup, fresh: Result<(), 
 }
 
 fn handle(agent: &'static Agent, request: Request, work: &Sender<Work>) {
-    let in_order = |job: Work| drop(work.send(job));
-    let done = |id, result| agent.outbox.send(&Reply::Done { id, result });
     match request {
         // Taken out by the caller.
         Request::Hello { .. } | Request::PowerOff => {}
@@ -246,52 +258,54 @@ fn handle(agent: &'static Agent, request: Request, work: &Sender<Work>) {
         Request::Input { id, data } => with(agent, id, |shared| shared.input(data)),
         Request::Resize { id, size } => with(agent, id, |shared| shared.resize(size)),
         Request::Kill { id } => with(agent, id, Shared::kill),
-        Request::KillAll { id } => {
-            let kill = move || {
-                let result = kill_everything(agent);
+        Request::KillAll { id } | Request::WaitReady { id, .. } | Request::Settle { id } => {
+            if let Err(e) = spawn_thread("waiting", move || perform(agent, request)) {
+                let result = Err(failed("start a thread", e));
                 agent.outbox.send(&Reply::Done { id, result });
-            };
-            if let Err(e) = spawn_thread("kill all", kill) {
-                done(id, Err(failed("start a thread", e)));
             }
         }
-        Request::WaitReady { id, ready, timeout_ms } => {
-            let wait = move || {
-                let result = wait_ready(&ready, Duration::from_millis(timeout_ms));
-                agent.outbox.send(&Reply::Done { id, result });
-            };
-            if let Err(e) = spawn_thread("wait", wait) {
-                done(id, Err(failed("start a thread", e)));
-            }
-        }
-        Request::LoadModules { id, paths } => in_order(Box::new(move || {
-            done(id, setup::load_modules(&paths, agent.initramfs.get()));
-        })),
-        Request::ReadFile { id, path, limit } => in_order(Box::new(move || {
-            agent.outbox.send(&match read_file(&path, limit) {
-                Ok((data, truncated)) => Reply::Content { id, data, truncated },
-                Err(trouble) => Reply::Done { id, result: Err(trouble) },
-            });
-        })),
-        Request::WriteFile { id, path, mode, append, data } => in_order(Box::new(move || {
-            done(id, write_file(&path, mode, append, &data));
-        })),
-        Request::Settle { id } => {
-            let settle = move || {
-                agent.log.wait_read(SETTLED_WITHIN);
-                agent.outbox.send(&Reply::Done { id, result: Ok(()) });
-            };
-            if let Err(e) = spawn_thread("settle", settle) {
-                done(id, Err(failed("start a thread", e)));
-            }
-        }
-        Request::State { id } => in_order(Box::new(move || {
-            agent.outbox.send(&match state::kernel_state() {
-                Ok(state) => Reply::State { id, state },
-                Err(trouble) => Reply::Done { id, result: Err(trouble) },
-            });
-        })),
+        Request::LoadModules { .. }
+        | Request::ReadFile { .. }
+        | Request::WriteFile { .. }
+        | Request::State { .. }
+        | Request::Disturb { .. } => drop(work.send(Box::new(move || perform(agent, request)))),
     }
+}
+
+/// Carries out a request that isn't about a running command, and answers it.
+pub(crate) fn perform(agent: &'static Agent, request: Request) {
+    let done = |id, result| Reply::Done { id, result };
+    agent.outbox.send(&match request {
+        Request::KillAll { id } => done(id, kill_everything(agent)),
+        Request::WaitReady { id, ready, timeout_ms } => {
+            done(id, wait_ready(&ready, Duration::from_millis(timeout_ms)))
+        }
+        Request::Settle { id } => {
+            agent.log.wait_read(SETTLED_WITHIN);
+            done(id, Ok(()))
+        }
+        Request::LoadModules { id, paths } => {
+            done(id, setup::load_modules(&paths, agent.initramfs.get()))
+        }
+        Request::ReadFile { id, path, limit } => match read_file(&path, limit) {
+            Ok((data, truncated)) => Reply::Content { id, data, truncated },
+            Err(trouble) => done(id, Err(trouble)),
+        },
+        Request::WriteFile { id, path, mode, append, data } => {
+            done(id, write_file(&path, mode, append, &data))
+        }
+        Request::State { id } => match state::kernel_state() {
+            Ok(state) => Reply::State { id, state },
+            Err(trouble) => done(id, Err(trouble)),
+        },
+        Request::Disturb { id, delay, pages } => done(id, script::disturb(delay, pages)),
+        Request::Hello { .. }
+        | Request::PowerOff
+        | Request::Spawn { .. }
+        | Request::Input { .. }
+        | Request::Resize { .. }
+        | Request::Kill { .. } => return,
+    });
 }
 
 fn with(agent: &Agent, id: RequestId, act: impl FnOnce(&Shared)) {
@@ -301,7 +315,15 @@ fn with(agent: &Agent, id: RequestId, act: impl FnOnce(&Shared)) {
     }
 }
 
-fn spawn_command(agent: &'static Agent, id: RequestId, command: wire::Command) {
+/// Runs a command to its end.
+pub(crate) fn run_command(agent: &'static Agent, id: RequestId, command: &wire::Command) {
+    match Shared::new() {
+        Ok(shared) => command::run(agent, id, command, &shared),
+        Err(e) => agent.outbox.send(&command::not_started(id, failed("make an event", e))),
+    }
+}
+
+pub(crate) fn spawn_command(agent: &'static Agent, id: RequestId, command: wire::Command) {
     let refuse = |trouble| agent.outbox.send(&command::not_started(id, trouble));
     let shared = match Shared::new() {
         Ok(shared) => shared,

@@ -58,7 +58,29 @@ pub(crate) fn kernel_state() -> Result<KernelState, Trouble> {
         .trim_end()
         .parse()
         .map_err(|_| refused(format!("kernel taint is no number: {:?}", taint.trim_end())))?;
-    Ok(KernelState { taint, memory: meminfo(&read("/proc/meminfo")?) })
+    let memory = meminfo(&read("/proc/meminfo")?);
+    // Not there without slabs, and not for everybody on a lab host.
+    let slab = read("/proc/slabinfo").map_or_else(|_| BTreeMap::new(), |text| slabinfo(&text));
+    Ok(KernelState { taint, memory, slab })
+}
+
+/// Caches smaller than this tell nothing.
+const SMALL_CACHE: u64 = 16 << 10;
+
+/// `name <active> <objects> <size> <per slab> <pages per slab> : tunables … : slabdata <active> <slabs> …`
+fn slabinfo(text: &str) -> BTreeMap<String, u64> {
+    let page = rustix::param::page_size() as u64;
+    let line = |line: &str| {
+        let (objects, rest) = line.split_once(" : tunables ")?;
+        let mut words = objects.split_ascii_whitespace();
+        let name = words.next()?;
+        let pages: u64 = words.nth(4)?.parse().ok()?;
+        let slabs: u64 =
+            rest.split_once(" : slabdata ")?.1.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        let bytes = slabs.checked_mul(pages)?.checked_mul(page)?;
+        (bytes >= SMALL_CACHE).then(|| (name.to_owned(), bytes))
+    };
+    text.lines().filter_map(line).collect()
 }
 
 fn meminfo(text: &str) -> BTreeMap<String, u64> {
@@ -118,6 +140,18 @@ mod tests {
             assert_eq!(build_id(&notes[..cut]), None, "cut at {cut}");
         }
         assert_eq!(build_id(&[0xff; 64]), None);
+    }
+
+    #[test]
+    fn caches_are_weighed_by_their_slabs() {
+        let text = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> : tunables\n\
+            dentry             27314  27426    192   21    1 : tunables    0    0    0 : slabdata   1306   1306      0\n\
+            kmalloc-8k            56     60   8192    4    8 : tunables    0    0    0 : slabdata     15     15      0\n\
+            tiny                   1      1     64   64    1 : tunables    0    0    0 : slabdata      1      1      0\n";
+        assert_eq!(
+            slabinfo(text).into_iter().collect::<Vec<_>>(),
+            [("dentry".into(), 1306 * 4096), ("kmalloc-8k".into(), 15 * 8 * 4096)]
+        );
     }
 
     #[test]

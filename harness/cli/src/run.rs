@@ -213,6 +213,7 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
             Start::Warm => ", a clone for each",
             Start::Shared => ", shared",
             Start::Cold => ", cold",
+            Start::Exact => ", exact",
         };
         let part = if plan.partitions > 1 {
             format!(", partition {}", boot.partition)

@@ -34,6 +34,13 @@ pub enum Event {
         /// version, processor.
         facts: BTreeMap<String, String>,
     },
+    /// The first clone of an exact boot was carried out twice, which must come to the same in every bit.
+    SelfChecked {
+        /// The planned boot's id.
+        boot: String,
+        /// What differed first, when it did: nothing that such boots measured can be believed.
+        difference: Option<String>,
+    },
     /// A machine is being started.
     BootStarted {
         /// The planned boot's id.
@@ -209,6 +216,9 @@ pub struct BootRecord {
     pub fault: Option<Fault>,
     /// The faults of all attempts, in order.
     pub faults: Vec<Fault>,
+    /// Of an exact boot that was checked: whether the same clone came to the same twice, or what
+    /// differed.
+    pub self_check: Option<Result<(), String>>,
     /// It ended and none of its trials is open.
     pub finished: bool,
     /// Consoles, one per attempt, relative to the run directory.
@@ -293,6 +303,11 @@ impl RunRecord {
             Event::Note { text } => {
                 if !self.notes.contains(&text) {
                     self.notes.push(text);
+                }
+            }
+            Event::SelfChecked { boot, difference } => {
+                if let Some(&at) = boot_at.get(&boot) {
+                    self.boots[at].self_check = Some(difference.map_or(Ok(()), Err));
                 }
             }
             Event::BootStarted { boot, .. } => {
@@ -386,6 +401,7 @@ impl BootRecord {
             findings: Vec::new(),
             fault: None,
             faults: Vec::new(),
+            self_check: None,
             finished: false,
             consoles: Vec::new(),
             diagnoses: Vec::new(),

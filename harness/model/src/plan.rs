@@ -6,7 +6,7 @@ use crate::kernel::KernelRecord;
 use crate::outcome::{Outcome, Role};
 
 /// Version of the plan's and the journal's format.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The kind of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,11 +48,15 @@ pub enum Start {
     Shared,
     /// One that was booted for it alone.
     Cold,
+    /// As [`Self::Warm`], in an emulated machine whose clock counts the instructions that it executes.
+    /// Several clones of a template, each disturbed by a seed of its own, run all trials that measure in
+    /// this way, one after the other. Where the pool can't do that, they are skipped.
+    Exact,
 }
 
 impl Start {
     /// All, the fastest first.
-    pub const ALL: [Self; 3] = [Self::Warm, Self::Shared, Self::Cold];
+    pub const ALL: [Self; 4] = [Self::Warm, Self::Shared, Self::Cold, Self::Exact];
 
     /// The word used in ids, files and reports.
     pub const fn as_str(self) -> &'static str {
@@ -60,6 +64,7 @@ impl Start {
             Self::Warm => "warm",
             Self::Shared => "shared",
             Self::Cold => "cold",
+            Self::Exact => "exact",
         }
     }
 }
@@ -113,6 +118,9 @@ pub struct PlannedBoot {
     pub start: Start,
     /// No other boot may run beside it: it measures time.
     pub exclusive: bool,
+    /// Of an exact boot: what everything that chance decides in its template follows from. No two
+    /// boots of a plan have the same.
+    pub seed: Option<u64>,
     /// Partition that runs it, from 1; 1 of 1 when the plan isn't cut.
     pub partition: u32,
     /// What to run, in order.
@@ -127,6 +135,8 @@ pub struct PlannedTrial {
     pub id: String,
     /// The scenario's id.
     pub scenario: String,
+    /// Of an exact boot: the clone that it runs in, from 1.
+    pub clone: Option<u32>,
     /// The scenario's kind.
     pub kind: Kind,
     /// Known without running it: a requirement that this kernel doesn't meet.

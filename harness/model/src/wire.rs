@@ -14,7 +14,7 @@ use crate::sample::Better;
 
 /// Version of the messages below. Controller and agent are built together; the number catches an
 /// agent left behind on a lab host by another build.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// No payload is larger. Senders cut long output into pieces of at most [`CHUNK`].
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -104,6 +104,16 @@ pub enum Request {
     State {
         /// Pairs the answer.
         id: RequestId,
+    },
+    /// Of an exact guest: disturbs what comes after it as much as chance would, and always in the same
+    /// way; answered by [`Reply::Done`].
+    Disturb {
+        /// Pairs the [`Reply::Done`].
+        id: RequestId,
+        /// Instructions to spend, which moves the phase of the timer tick.
+        delay: u32,
+        /// Pages of memory to keep, which moves where others come from.
+        pages: u32,
     },
     /// Waits until everything that the agent had to say is said, the records of `/dev/kmsg` so far
     /// included; answered by [`Reply::Done`].
@@ -369,6 +379,9 @@ pub struct KernelState {
     pub taint: u64,
     /// `/proc/meminfo`, name to KiB.
     pub memory: BTreeMap<String, u64>,
+    /// `/proc/slabinfo`, cache to the bytes of its slabs; those with less than 16 KiB are left out.
+    #[serde(default)]
+    pub slab: BTreeMap<String, u64>,
 }
 
 /// A byte stream that doesn't hold frames of ours.

@@ -94,7 +94,12 @@ fn line(event: &Event, known: &mut Known) -> Option<Line> {
         Event::Note { text } => ("note", Yellow, text.clone()),
         Event::RunEnded { stopped: Some(fault) } => ("stopped", Red, fault.to_string()),
         Event::RunEnded { stopped: None } => ("done", Cyan, String::new()),
-        Event::BootEnded { fault: None, .. }
+        Event::SelfChecked { boot, difference: Some(difference) } => {
+            let why = format!("{boot}: the same guest came to different results: {difference}");
+            ("INVALID", Yellow, why)
+        }
+        Event::SelfChecked { difference: None, .. }
+        | Event::BootEnded { fault: None, .. }
         | Event::TrialStarted { .. }
         | Event::StepStarted { .. }
         | Event::Measured { .. } => return None,

@@ -87,6 +87,7 @@ pub fn make_plan(
                     PlannedTrial {
                         id: format!("{}@{id}", scenario.id),
                         scenario: scenario.id.as_str().to_owned(),
+                        clone: None,
                         kind: scenario.kind,
                         decided: decided[member][at].clone(),
                     }
@@ -100,6 +101,7 @@ pub fn make_plan(
                     modules: modules.unwrap_or_default(),
                     start: group.start,
                     exclusive: group.exclusive,
+                    seed: None,
                     partition: 1,
                     id,
                 });

@@ -47,7 +47,7 @@ pub(crate) struct Scenario {
     /// Boots of each role in which it runs. Default: as the policy says.
     #[schemars(range(min = 1, max = 1000))]
     pub(crate) boots: Field<u64>,
-    /// Its machine: warm (a fresh copy of a booted one), shared with the scenarios before and after it, or cold (booted for it alone). Default: warm; performance: shared.
+    /// Its machine: warm (a fresh copy of a booted one), shared with the scenarios before and after it, cold (booted for it alone), or exact (copies of a machine whose clock counts instructions; only performance). Default: warm; performance: shared.
     pub(crate) boot: Field<Of<Start>>,
     /// Whether the guest has a network card. Loopback is always there. Default: false.
     pub(crate) network: Field<bool>,

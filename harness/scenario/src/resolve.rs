@@ -169,10 +169,15 @@ pub(crate) fn scenario(
         _ => 60,
     }));
     let boots = count(raw.boots, "boots", 1, 1000, sink);
+    let boot_span = raw.boot.span();
     let boot = boot(raw.boot, kind, sink);
     let allowed_log = raw.kernel_log.get().map(|log| log.allow).unwrap_or_default();
     let steps_span = raw.steps.span();
     let steps = steps(raw.steps.required(root, OWNER, "steps", sink), steps_span, timeout, sink);
+    let network = raw.network.get().unwrap_or(false);
+    if boot == Start::Exact {
+        exact(&steps, network, boot_span, sink);
+    }
     if kind == Some(Kind::Performance)
         && sink.is_clean()
         && !steps.iter().any(|step| !step.metrics.is_empty() || step.action.verb() == "measure")
@@ -191,7 +196,7 @@ pub(crate) fn scenario(
         timeout,
         boots,
         boot,
-        network: raw.network.get().unwrap_or(false),
+        network,
         allowed_log: list(allowed_log, "allow", sink)
             .into_iter()
             .map(|(_, pattern)| pattern)
@@ -207,11 +212,44 @@ fn boot(field: Field<Of<Start>>, kind: Option<Kind>, sink: &Sink<'_>) -> Start {
     let Some((span, Of(start))) = field.spanned() else {
         return if measures { Start::Shared } else { Start::Warm };
     };
+    if start == Start::Exact && !measures {
+        let hint = "only a performance scenario measures; `warm` is the default";
+        sink.report(span, "`boot: exact` in a scenario that does not measure", Some(hint.into()));
+    }
     if measures && start == Start::Warm {
         let hint = "`shared`, the default, or `cold`: the memory of a copy is slower at first";
         sink.report(span, "`boot: warm` in a performance scenario", Some(hint.into()));
     }
     start
+}
+
+/// Nothing that comes from outside, and nothing that looks at the machine from there, has a place in a
+/// scenario that does the same in every bit whenever it runs.
+fn exact(steps: &[Step], network: bool, span: Span, sink: &Sink<'_>) {
+    let report = |what: &str| {
+        let hint = "leave it out, or measure with `boot: shared`";
+        sink.report(span, format!("`boot: exact` together with {what}"), Some(hint.into()));
+    };
+    if network {
+        report("a network card");
+    }
+    for step in steps {
+        let Step { name, action, expect, results, .. } = step;
+        if matches!(action, Action::Background { .. }) {
+            report(&format!("a background program (step `{name}`)"));
+        }
+        if results.is_some() {
+            report(&format!("subtests (step `{name}`)"));
+        }
+        let beside = [
+            ("files", expect.files.is_empty()),
+            ("sysctls", expect.sysctls.is_empty()),
+            ("kernel-log", expect.kernel_log.is_empty()),
+        ];
+        for (key, _) in beside.iter().filter(|(_, empty)| !empty) {
+            report(&format!("`expect: {key}` (step `{name}`)"));
+        }
+    }
 }
 
 fn requires(raw: raw::Requires, sink: &Sink<'_>) -> Requires {

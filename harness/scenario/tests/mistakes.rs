@@ -237,6 +237,19 @@ fn nothing_measured() {
 }
 
 #[test]
+fn an_exact_scenario_has_nothing_from_outside() {
+    let text = "kind: performance\nsummary: s\nboot: exact\nnetwork: true\nsteps:\n  \
+        - background: nginx\n  - run: x\n    expect: { files: { /a: absent }, kernel-log: [a] }\n  \
+        - run: y\n    results: tap\n  - measure: pipe\n"
+        .to_owned();
+    let files = [(PathBuf::from("scenarios/performance/x.yaml"), text)];
+    insta::assert_snapshot!(Library::load(files).unwrap_err());
+    let text = "kind: subsystem\nsummary: s\nboot: exact\nsteps: [{ run: x }]\n".to_owned();
+    let files = [(PathBuf::from("scenarios/subsystem/x.yaml"), text)];
+    insta::assert_snapshot!(Library::load(files).unwrap_err());
+}
+
+#[test]
 fn workloads() {
     let cases = [
         ("missing keys", "machine: { cpus: 1 }\n"),

@@ -202,6 +202,7 @@ impl Run {
                     .map(|scenario| PlannedTrial {
                         id: format!("{scenario}@{id}"),
                         scenario: scenario.clone(),
+                        clone: None,
                         kind: kind(scenario),
                         decided: None,
                     })
@@ -215,6 +216,7 @@ impl Run {
                     modules: Vec::new(),
                     start: Start::Shared,
                     exclusive: false,
+                    seed: None,
                     partition: 1,
                     trials,
                 });
@@ -270,7 +272,7 @@ impl Run {
                 attempt: 1,
                 identity: Identity::default(),
                 ready_ms: 1500 + u64::from(boot.number),
-                state: KernelState { taint: 0, memory },
+                state: KernelState { taint: 0, memory, ..KernelState::default() },
                 kept_since: None,
             });
             for trial in &boot.trials {

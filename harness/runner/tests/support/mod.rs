@@ -146,6 +146,9 @@ impl Bench {
                 Event::Note { text } => format!("note {text}"),
                 Event::RunStarted { .. } => "run".to_owned(),
                 Event::RunEnded { stopped: None } => "done".to_owned(),
+                Event::SelfChecked { boot, difference } => {
+                    format!("{boot}: checked {difference:?}")
+                }
                 Event::RunEnded { stopped: Some(fault) } => format!("stopped: {fault}"),
             };
             text.push_str(&line);
