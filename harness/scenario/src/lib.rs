@@ -30,7 +30,8 @@ pub use library::{Library, Selected};
 pub use mistake::{Mistake, Mistakes};
 pub use pattern::Pattern;
 pub use policy::{
-    FindingAction, MetricRule, PerformanceLimits, Policy, Reaction, SizeLimit, SizeLimits, Timeouts,
+    ExactPolicy, ExactRule, FindingAction, MetricRule, PerformanceLimits, Policy, Reaction,
+    SizeLimit, SizeLimits, Timeouts,
 };
 pub use quantity::{Percent, Unit};
 pub use scenario::{

@@ -22,6 +22,12 @@ pub struct Policy {
     pub flaky: Reaction,
     /// Limits of metrics that no rule of `metrics` names.
     pub performance: PerformanceLimits,
+    /// Limits of the tails of latencies.
+    #[serde(default = "tails")]
+    pub tails: PerformanceLimits,
+    /// How exact mode decides.
+    #[serde(default)]
+    pub exact: ExactPolicy,
     /// Limits of the growth of memory in use.
     pub memory: SizeLimits,
     /// Limits of single metrics; the last rule that matches holds.
@@ -39,6 +45,8 @@ impl Default for Policy {
             new_warning: Reaction::Reject,
             flaky: Reaction::Report,
             performance: PerformanceLimits { warn: Percent(1.0), fail: Percent(5.0) },
+            tails: tails(),
+            exact: ExactPolicy::default(),
             memory: SizeLimits {
                 warn: SizeLimit::Percent(Percent(2.0)),
                 fail: SizeLimit::Percent(Percent(10.0)),
@@ -62,6 +70,64 @@ impl Policy {
         let rule = self.metrics.iter().rev().find(|rule| rule.matches(scenario, metric));
         rule.map_or(self.performance, |rule| rule.limits).with(overrides.warn, overrides.fail)
     }
+}
+
+fn tails() -> PerformanceLimits {
+    PerformanceLimits { warn: Percent(10.0), fail: Percent(50.0) }
+}
+
+/// How exact mode, which counts instructions, decides. The defaults are those that gave no false
+/// alarm where they were measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExactPolicy {
+    /// Templates of each role: independent boots, at least 2.
+    pub templates: u32,
+    /// Clones of each template.
+    pub clones: u32,
+    /// A change counts as proven from this many standard errors.
+    pub t: f64,
+    /// Limits of the path: the cheapest batch.
+    pub path: PerformanceLimits,
+    /// Limits of the mean over batches, which has interrupts and slow paths in it.
+    pub mean: PerformanceLimits,
+    /// Limits of single metrics; the last rule that matches holds.
+    pub metrics: Vec<ExactRule>,
+}
+
+impl Default for ExactPolicy {
+    fn default() -> Self {
+        Self {
+            templates: 2,
+            clones: 5,
+            t: 4.0,
+            path: PerformanceLimits { warn: Percent(0.1), fail: Percent(1.0) },
+            mean: PerformanceLimits { warn: Percent(0.5), fail: Percent(2.0) },
+            metrics: Vec::new(),
+        }
+    }
+}
+
+impl ExactPolicy {
+    /// The limits of the path and of the mean of one metric of one scenario.
+    pub fn limits(
+        &self,
+        scenario: &ScenarioId,
+        metric: &str,
+    ) -> (PerformanceLimits, PerformanceLimits) {
+        let rule = self.metrics.iter().rev().find(|r| names(&r.metric, scenario, metric));
+        rule.map_or((self.path, self.mean), |rule| (rule.path, rule.mean))
+    }
+}
+
+/// Limits of exact mode for the metrics that a glob names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExactRule {
+    /// Over metric names, or over `SCENARIO/METRIC`.
+    pub metric: Glob,
+    /// Limits of the path.
+    pub path: PerformanceLimits,
+    /// Limits of the mean.
+    pub mean: PerformanceLimits,
 }
 
 /// What follows from a difference.
@@ -137,8 +203,13 @@ pub struct MetricRule {
 impl MetricRule {
     /// Whether the rule is about this metric of this scenario.
     pub fn matches(&self, scenario: &ScenarioId, metric: &str) -> bool {
-        self.metric.matches(metric) || self.metric.matches(&format!("{scenario}/{metric}"))
+        names(&self.metric, scenario, metric)
     }
+}
+
+/// Whether a glob is about this metric of this scenario.
+pub(crate) fn names(glob: &Glob, scenario: &ScenarioId, metric: &str) -> bool {
+    glob.matches(metric) || glob.matches(&format!("{scenario}/{metric}"))
 }
 
 /// What a finding does to the rest of its boot. A fatal one ends it in any case.

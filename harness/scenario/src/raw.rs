@@ -17,7 +17,7 @@ use crate::quantity::{Percent, Unit};
 use crate::read::{Entries, Field, FromText, Many, Of};
 use crate::scenario::{ConfigRequirement, ResultFormat};
 use crate::texts::{
-    AbsolutePath, CommandName, CpuModel, Exit, HostPort, ImageName, KernelArgument, Line,
+    AbsolutePath, CommandName, CpuModel, Errors, Exit, HostPort, ImageName, KernelArgument, Line,
     ModuleName, OpName, Size, SysctlName, Text, WaiverId,
 };
 use crate::{Better, Kind, Start};
@@ -304,6 +304,10 @@ pub(crate) struct Policy {
     pub(crate) flaky: Field<Of<Reaction>>,
     /// Limits of all metrics. Default: warn 1%, fail 5%.
     pub(crate) performance: Field<PerformanceLimits>,
+    /// Limits of the tails of latencies, p99 and p99.9. Default: warn 10%, fail 50%.
+    pub(crate) tails: Field<PerformanceLimits>,
+    /// How exact mode decides, which counts instructions.
+    pub(crate) exact: Field<Exact>,
     /// Limits of the growth of memory in use. Default: warn 2%, fail 10%.
     pub(crate) memory: Field<MemoryLimits>,
     /// Limits of single metrics, by a glob over METRIC or SCENARIO/METRIC.
@@ -322,6 +326,36 @@ pub(crate) struct PerformanceLimits {
     pub(crate) warn: Field<Of<Percent>>,
     /// Rejects from here.
     pub(crate) fail: Field<Of<Percent>>,
+}
+
+/// How exact mode decides, which counts instructions.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "`exact`")]
+pub(crate) struct Exact {
+    /// Boots of each role of which clones are made. Default: 2.
+    #[schemars(range(min = 2, max = 100))]
+    pub(crate) templates: Field<u64>,
+    /// Clones of each template. Default: 5.
+    #[schemars(range(min = 2, max = 100))]
+    pub(crate) clones: Field<u64>,
+    /// Standard errors from which a change counts as proven. Default: 4.
+    pub(crate) t: Field<Of<Errors>>,
+    /// Limits of the path, the cheapest batch. Default: warn 0.1%, fail 1%.
+    pub(crate) path: Field<PerformanceLimits>,
+    /// Limits of the mean over batches. Default: warn 0.5%, fail 2%.
+    pub(crate) mean: Field<PerformanceLimits>,
+    /// Limits of single metrics, by a glob over METRIC or SCENARIO/METRIC.
+    pub(crate) metrics: Field<Entries<ExactLimits>>,
+}
+
+/// Limits of a metric in exact mode.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "limits of exact mode")]
+pub(crate) struct ExactLimits {
+    /// Of the path, the cheapest batch.
+    pub(crate) path: Field<PerformanceLimits>,
+    /// Of the mean over batches.
+    pub(crate) mean: Field<PerformanceLimits>,
 }
 
 /// Growth from which memory in use is reported, and from which it rejects.

@@ -8,7 +8,10 @@ use crate::glob::Glob;
 use crate::library::{Library, Selected};
 use crate::ops;
 use crate::pattern::Pattern;
-use crate::policy::{MetricRule, PerformanceLimits, Policy, SizeLimit, SizeLimits, Timeouts};
+use crate::policy::{
+    ExactPolicy, ExactRule, MetricRule, PerformanceLimits, Policy, SizeLimit, SizeLimits, Timeouts,
+    names,
+};
 use crate::quantity::Percent;
 use crate::raw;
 use crate::read::{Entries, Field, FromText, Many, Of};
@@ -18,8 +21,8 @@ use crate::scenario::{
 };
 use crate::sink::{Sink, word_hint};
 use crate::texts::{
-    AbsolutePath, Exit, HostPort, KernelArgument, MetricName, Size, SysctlName, Text, VariableName,
-    is_slug,
+    AbsolutePath, Errors, Exit, HostPort, KernelArgument, MetricName, Size, SysctlName, Text,
+    VariableName, is_slug,
 };
 use crate::waiver::{Waiver, WaiverScope, Waivers};
 use crate::workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};
@@ -706,20 +709,23 @@ pub(crate) fn policy(raw: raw::Policy, selected: &[Selected], sink: &Sink<'_>) -
         .iter()
         .flat_map(|one| one.scenario.metric_names().map(|name| (&one.scenario.id, name)))
         .collect();
+    let glob = |key_span: Span, text: &str| {
+        let glob = text_at::<Glob>(key_span, text, sink)?;
+        if !selected.is_empty() && !known.iter().any(|(id, name)| names(&glob, id, name)) {
+            let hint = word_hint(text, known.iter().map(|(_, name)| *name));
+            let message = format!("no scenario of this workload has a metric `{text}`");
+            sink.report(key_span, message, hint);
+        }
+        Some(glob)
+    };
     let metrics = entries(raw.metrics)
         .into_iter()
         .filter_map(|(key_span, text, _, raw)| {
-            let metric = text_at::<Glob>(key_span, &text, sink)?;
-            let limits = performance_limits(raw, performance, sink);
-            let rule = MetricRule { metric, limits };
-            if !selected.is_empty() && !known.iter().any(|(id, name)| rule.matches(id, name)) {
-                let hint = word_hint(&text, known.iter().map(|(_, name)| *name));
-                let message = format!("no scenario of this workload has a metric `{text}`");
-                sink.report(key_span, message, hint);
-            }
-            Some(rule)
+            let metric = glob(key_span, &text)?;
+            Some(MetricRule { metric, limits: performance_limits(raw, performance, sink) })
         })
         .collect();
+    let tails = raw.tails.get().unwrap_or_default();
     let timeouts = raw.timeouts.get().unwrap_or_default();
     let run_span = timeouts.run.span();
     let timeouts = Timeouts {
@@ -735,10 +741,40 @@ pub(crate) fn policy(raw: raw::Policy, selected: &[Selected], sink: &Sink<'_>) -
         new_warning: raw.new_warning.plain().unwrap_or(default.new_warning),
         flaky: raw.flaky.plain().unwrap_or(default.flaky),
         performance,
+        tails: performance_limits(tails, default.tails, sink),
+        exact: exact(raw.exact.get().unwrap_or_default(), default.exact, glob, sink),
         memory: memory_limits(raw.memory, default.memory, sink),
         metrics,
         on_finding: raw.on_finding.plain().unwrap_or(default.on_finding),
         timeouts,
+    }
+}
+
+fn exact(
+    raw: raw::Exact,
+    default: ExactPolicy,
+    glob: impl Fn(Span, &str) -> Option<Glob>,
+    sink: &Sink<'_>,
+) -> ExactPolicy {
+    let limits = |raw: Field<raw::PerformanceLimits>, default| {
+        performance_limits(raw.get().unwrap_or_default(), default, sink)
+    };
+    let (path, mean) = (limits(raw.path, default.path), limits(raw.mean, default.mean));
+    let metrics = entries(raw.metrics)
+        .into_iter()
+        .filter_map(|(key_span, text, _, raw)| {
+            let metric = glob(key_span, &text)?;
+            Some(ExactRule { metric, path: limits(raw.path, path), mean: limits(raw.mean, mean) })
+        })
+        .collect();
+    ExactPolicy {
+        // One template says nothing of what differs between boots of one kernel.
+        templates: count(raw.templates, "templates", 2, 100, sink).unwrap_or(default.templates),
+        clones: count(raw.clones, "clones", 2, 100, sink).unwrap_or(default.clones),
+        t: raw.t.get().map_or(default.t, |Of(Errors(t))| t),
+        path,
+        mean,
+        metrics,
     }
 }
 

@@ -130,6 +130,22 @@ impl FromText for Percent {
     }
 }
 
+/// A number of standard errors.
+pub(crate) struct Errors(pub(crate) f64);
+
+impl FromText for Errors {
+    const NAME: &str = "Errors";
+    fn from_text(text: &str) -> Result<Self, String> {
+        match number_and_unit(text) {
+            Some((number, "")) if (1.0..=100.0).contains(&number) => Ok(Self(number)),
+            _ => Err(format!("`{text}` is not a number between 1 and 100\nsuch as 4 or 4.5")),
+        }
+    }
+    fn schema() -> Schema {
+        json_schema!({ "type": "number", "minimum": 1, "maximum": 100 })
+    }
+}
+
 impl FromText for SizeLimit {
     const NAME: &str = "SizeLimit";
     fn from_text(text: &str) -> Result<Self, String> {

@@ -51,6 +51,8 @@ policy:
   performance: { warn: 1%, fail: 5% }
   memory: { fail: 8MiB }
   metrics: { '**/requests': { fail: 3% } }
+  tails: { fail: 30% }
+  exact: { clones: 8, t: 4.5, path: { fail: 0.5% }, metrics: { tcp-*: { mean: { fail: 9% } } } }
 ";
 
 fn library() -> Library {
@@ -113,6 +115,20 @@ fn limits_come_from_the_nearest_place() {
     assert_eq!(limits(0, "requests"), (Percent(1.0), Percent(3.0)));
     assert_eq!(limits(0, "other"), (Percent(1.0), Percent(5.0)));
     assert_eq!(limits(1, "tcp-connect"), (Percent(0.5), Percent(0.5)));
+}
+
+#[test]
+fn limits_of_exact_mode_are_its_own() {
+    let (workload, selected) = edge();
+    let exact = &workload.policy.exact;
+    assert_eq!((exact.templates, exact.clones, exact.t), (2, 8, 4.5));
+    let limits = |at: usize, metric: &str| {
+        let (path, mean) = exact.limits(&selected[at].scenario.id, metric);
+        [path.warn, path.fail, mean.warn, mean.fail].map(|limit| limit.0)
+    };
+    assert_eq!(limits(0, "requests"), [0.1, 0.5, 0.5, 2.0]);
+    assert_eq!(limits(1, "tcp-connect"), [0.1, 0.5, 0.5, 9.0]);
+    assert_eq!(workload.policy.tails.fail, Percent(30.0));
 }
 
 #[test]

@@ -308,6 +308,12 @@ fn policies() {
         ),
         ("bad sizes", "memory: { warn: 9, fail: 10 percent }\nperformance: { fail: 2000% }\n"),
         ("bad deadlines", "timeouts: { boot: 10m, run: 5m, hang: 1 second }\n"),
+        (
+            "bad exact mode",
+            "exact:\n  templates: 1\n  clones: 1000\n  t: four\n  path: { warn: 2% }\n  mean: \
+             { warn: 1%, fail: 0.5% }\n  metrics: { pipe: 1%, 'a[': {}, getppid: { min: {} } }\n",
+        ),
+        ("bad tails", "tails: { warn: 60% }\nexact: 5\n"),
         ("bad rule", "metrics:\n  requests: 5%\n  p99: { fail: 0.5% }\n"),
     ];
     let load = |text: &str| {
