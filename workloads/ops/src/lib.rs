@@ -10,6 +10,20 @@
 //! process is pinned to the CPU it starts on, so that a sample is the length of a path and not the
 //! luck of a placement. Everything single-process is chosen so that it never sleeps.
 //!
+//! # Exactly
+//! With `--exact` a batch is measured by the time stamp counter, and a sample's unit is
+//! `instructions`. That is what the counter counts in a guest of QEMU under
+//! `-icount shift=0,sleep=off`; anywhere else it is only another clock. For a tool that watches the
+//! instructions go by, three markers are executed, each an 8-byte NOP `0f 1f 84 00 NN 4b 54 4b`:
+//!
+//! | NN | where |
+//! |---|---|
+//! | 03 | once, before the operation's set-up |
+//! | 01 | right before the first reading of the counter for a measured batch, not one of warm-up |
+//! | 02 | right after the last reading for that batch |
+//!
+//! The meter does all of it: no operation knows how it is measured.
+//!
 //! # Where samples go
 //! Samples are not printed. They are written to the file descriptor whose number is in the
 //! environment variable `KGATE_SAMPLES_FD` (3 when unset), one JSON object a line, one `write` a
@@ -23,7 +37,7 @@
 //! |---|---|
 //! | `metric` | name of what was measured; here, the operation's name |
 //! | `value` | a finite number |
-//! | `unit` | `ns` for every operation of this crate |
+//! | `unit` | `ns`, with `--exact` `instructions`: of one operation |
 //! | `better` | `lower` or `higher` |
 //!
 //! Any program that a scenario runs may report samples of its own this way. A line of up to 4096
@@ -39,6 +53,7 @@
 //! | 2 | usage |
 //! | 4 | skipped: this kernel lacks the feature (as in the kernel's own self-tests) |
 
+mod clock;
 mod file;
 mod ipc;
 mod memory;
@@ -48,6 +63,7 @@ mod process;
 mod samples;
 mod syscall;
 
+pub use clock::Clock;
 pub use meter::{Error, Meter, Result, Shape};
 pub use samples::Samples;
 

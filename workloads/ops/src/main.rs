@@ -4,16 +4,17 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use kgate_ops::{MAX_BATCHES, Meter, Op, Samples, Shape};
+use kgate_ops::{Clock, MAX_BATCHES, Meter, Op, Samples, Shape};
 use lexopt::{Arg, ValueExt};
 
 const USAGE: &str = "\
-usage: kgate-ops NAME [--batch N] [--batches M] [--warmup W] [--dir DIR]
+usage: kgate-ops NAME [--batch N] [--batches M] [--warmup W] [--exact] [--dir DIR]
        kgate-ops --list
 
   --batch N    operations in a batch
   --batches M  batches measured, each giving one sample
   --warmup W   batches run first and thrown away
+  --exact      count by the time stamp counter, which counts instructions under qemu -icount shift=0
   --dir DIR    where file operations work; a tmpfs by default
 
 Samples go to the file descriptor named by KGATE_SAMPLES_FD (3 by default), one JSON object a line.
@@ -32,6 +33,7 @@ enum Request {
     Measure {
         op: &'static Op,
         shape: Shape,
+        clock: Clock,
         dir: Option<PathBuf>,
     },
 }
@@ -44,8 +46,8 @@ fn main() -> ExitCode {
         Ok(Request::Exit) => return ExitCode::SUCCESS,
         Ok(Request::Help) => print(USAGE),
         Ok(Request::List) => print(&list()),
-        Ok(Request::Measure { op, shape, dir }) => match samples {
-            Ok(samples) => measure(op, shape, dir, samples),
+        Ok(Request::Measure { op, shape, clock, dir }) => match samples {
+            Ok(samples) => measure(op, Meter::new(shape, clock, dir), samples),
             Err(_) => (USAGE_ERROR, "KGATE_SAMPLES_FD is not a number".to_owned()),
         },
         Err(error) => (USAGE_ERROR, format!("{error}; see kgate-ops --help")),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
 
 fn parse(mut args: lexopt::Parser) -> Result<Request, lexopt::Error> {
     let mut name: Option<String> = None;
+    let mut clock = Clock::Nanoseconds;
     let (mut batch, mut batches, mut warmup, mut dir) = (None, None, None, None);
     while let Some(arg) = args.next()? {
         match arg {
@@ -68,6 +71,7 @@ fn parse(mut args: lexopt::Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("batch") => batch = Some(args.value()?.parse()?),
             Arg::Long("batches") => batches = Some(args.value()?.parse()?),
             Arg::Long("warmup") => warmup = Some(args.value()?.parse()?),
+            Arg::Long("exact") => clock = Clock::Instructions,
             Arg::Long("dir") => dir = Some(PathBuf::from(args.value()?)),
             Arg::Value(value) if name.is_none() => name = Some(value.string()?),
             _ => return Err(arg.unexpected()),
@@ -80,7 +84,7 @@ fn parse(mut args: lexopt::Parser) -> Result<Request, lexopt::Error> {
         batches: within("--batches", batches, op.shape.batches, 1, MAX_BATCHES)?,
         warmup: within("--warmup", warmup, op.shape.warmup, 0, MAX_BATCHES)?,
     };
-    Ok(Request::Measure { op, shape, dir })
+    Ok(Request::Measure { op, shape, clock, dir })
 }
 
 fn within(
@@ -122,9 +126,8 @@ fn print(text: &str) -> (u8, String) {
     }
 }
 
-fn measure(op: &Op, shape: Shape, dir: Option<PathBuf>, mut samples: Samples) -> (u8, String) {
-    let mut meter = Meter::new(shape, dir);
-    let done = kgate_ops::pin_to_current_cpu().and_then(|()| (op.run)(&mut meter));
+fn measure(op: &Op, mut meter: Meter, mut samples: Samples) -> (u8, String) {
+    let done = kgate_ops::pin_to_current_cpu().and_then(|()| meter.measure(op));
     if let Err(error) = done {
         // A feature that worked and then refused is broken, not missing.
         let missing = error.is_missing_feature() && meter.samples().is_empty();
@@ -135,33 +138,33 @@ fn measure(op: &Op, shape: Shape, dir: Option<PathBuf>, mut samples: Samples) ->
         };
     }
     for value in meter.samples() {
-        if let Err(error) = samples.write(op.name, *value, "ns") {
+        if let Err(error) = samples.write(op.name, *value, meter.clock().unit()) {
             return (FAILED, format!("{}: write of samples: {error}", op.name));
         }
     }
-    if samples.is_stdout() { (0, String::new()) } else { print(&line(op, shape, meter.samples())) }
+    if samples.is_stdout() { (0, String::new()) } else { print(&line(op, &meter)) }
 }
 
 /// The line for people.
-fn line(op: &Op, shape: Shape, samples: &[f64]) -> String {
-    let mut sorted = samples.to_vec();
+fn line(op: &Op, meter: &Meter) -> String {
+    let mut sorted = meter.samples().to_vec();
     sorted.sort_by(f64::total_cmp);
-    let at = |part: usize| human(sorted[(sorted.len() - 1) * part / 2]);
+    let at = |part: usize| human(sorted[(sorted.len() - 1) * part / 2], meter.clock());
+    let Shape { batch, batches, .. } = meter.shape();
     format!(
-        "{}: median {} per operation (least {}, most {}; {} batches of {})\n",
+        "{}: median {} per operation (least {}, most {}; {batches} batches of {batch})\n",
         op.name,
         at(1),
         at(0),
         at(2),
-        shape.batches,
-        shape.batch,
     )
 }
 
-fn human(ns: f64) -> String {
-    match ns {
-        _ if ns < 1e3 => format!("{ns:.1} ns"),
-        _ if ns < 1e6 => format!("{:.2} µs", ns / 1e3),
-        _ => format!("{:.2} ms", ns / 1e6),
+fn human(value: f64, clock: Clock) -> String {
+    match clock {
+        Clock::Instructions => format!("{value:.1} instructions"),
+        Clock::Nanoseconds if value < 1e3 => format!("{value:.1} ns"),
+        Clock::Nanoseconds if value < 1e6 => format!("{:.2} µs", value / 1e3),
+        Clock::Nanoseconds => format!("{:.2} ms", value / 1e6),
     }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
+
+use crate::{Clock, Op};
 
 /// What setting up or measuring an operation answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -97,14 +98,37 @@ impl Shape {
 #[derive(Debug)]
 pub struct Meter {
     shape: Shape,
+    clock: Clock,
     dir: Option<PathBuf>,
     samples: Vec<f64>,
 }
 
 impl Meter {
-    /// A meter for `shape`; operations on files work in `dir`, or on a tmpfs they find.
-    pub fn new(shape: Shape, dir: Option<PathBuf>) -> Self {
-        Self { shape, dir, samples: Vec::with_capacity(shape.batches as usize) }
+    /// A meter for `shape` by `clock`; operations on files work in `dir`, or on a tmpfs they find.
+    pub fn new(shape: Shape, clock: Clock, dir: Option<PathBuf>) -> Self {
+        Self { shape, clock, dir, samples: Vec::with_capacity(shape.batches as usize) }
+    }
+
+    /// Sets up, measures and cleans up `op`.
+    ///
+    /// # Errors
+    /// When the operation fails, or the kernel lacks it; [`Meter::samples`] has those made before.
+    pub fn measure(&mut self, op: &Op) -> Result<()> {
+        if !self.clock.is_here() {
+            return Err(Error::Missing("this processor has no counter of instructions"));
+        }
+        self.clock.announce();
+        (op.run)(self)
+    }
+
+    /// How much it measures.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// What it measures by.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// The directory that operations on files shall work in, if one was named.
@@ -112,7 +136,7 @@ impl Meter {
         self.dir.as_deref()
     }
 
-    /// Nanoseconds per operation, one number for each batch measured so far.
+    /// What one operation took, in the unit of the clock; one number for each batch measured so far.
     pub fn samples(&self) -> &[f64] {
         &self.samples
     }
@@ -139,14 +163,17 @@ impl Meter {
     ) -> Result<()> {
         let Shape { batch, batches, warmup } = self.shape;
         for number in 0..warmup + batches {
+            let measured = number >= warmup;
             let mut state = prepare(batch)?;
-            let start = now();
-            run(&mut state, batch)?;
-            let elapsed = now() - start;
-            if elapsed <= 0 {
+            let start = self.clock.start(measured);
+            let done = run(&mut state, batch);
+            let end = self.clock.end(measured);
+            done?;
+            let elapsed = end.wrapping_sub(start);
+            if elapsed == 0 || elapsed > i64::MAX as u64 {
                 return Err(Error::Clock { batch });
             }
-            if number >= warmup {
+            if measured {
                 self.samples.push(elapsed as f64 / f64::from(batch));
             }
         }
@@ -154,19 +181,15 @@ impl Meter {
     }
 }
 
-/// Nanoseconds of a clock that nothing slews.
-fn now() -> i64 {
-    let now = clock_gettime(ClockId::MonotonicRaw);
-    now.tv_sec * 1_000_000_000 + now.tv_nsec
-}
-
 #[cfg(test)]
 mod tests {
+    use rustix::time::{ClockId, clock_gettime};
+
     use super::*;
 
     #[test]
     fn warm_up_is_run_and_not_sampled_and_preparing_is_not_timed() {
-        let mut meter = Meter::new(Shape::new(3, 4, 2), None);
+        let mut meter = Meter::new(Shape::new(3, 4, 2), Clock::Nanoseconds, None);
         let (mut prepared, mut ran) = (0, 0);
         meter
             .batches(
@@ -193,7 +216,7 @@ mod tests {
 
     #[test]
     fn an_error_ends_the_loop_and_is_classified() {
-        let mut meter = Meter::new(Shape::new(1, 5, 0), None);
+        let mut meter = Meter::new(Shape::new(1, 5, 0), Clock::Nanoseconds, None);
         let mut left = 2;
         let error = meter
             .each(|| {

@@ -36,17 +36,21 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Checks that `samples` are exactly `count` lines of the contract, for `metric`.
+/// Checks that `samples` are exactly `count` lines of the contract, for `metric`, in `ns`.
 fn check_samples(metric: &str, samples: &str, count: usize) {
+    check_samples_in("ns", metric, samples, count);
+}
+
+fn check_samples_in(unit: &str, metric: &str, samples: &str, count: usize) {
     let lines: Vec<serde_json::Value> =
         samples.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     assert_eq!(lines.len(), count, "{samples}");
     for line in &lines {
         assert_eq!(line["metric"], metric);
-        assert_eq!(line["unit"], "ns");
+        assert_eq!(line["unit"], unit);
         assert_eq!(line["better"], "lower");
         let value = line["value"].as_f64().expect("a number");
-        assert!(value > 0.0 && value < 1e9, "{metric}: {value} ns per operation");
+        assert!(value > 0.0 && value < 1e9, "{metric}: {value} {unit} per operation");
         assert_eq!(line.as_object().expect("an object").len(), 4);
     }
 }
@@ -66,6 +70,31 @@ fn every_operation_measures_this_kernel() {
         assert!(line.ends_with("5 batches of 7)\n") && line.lines().count() == 1, "{line}");
     }
     assert_eq!(std::fs::read_dir(&dir).expect("still there").count(), 0, "something was left");
+}
+
+#[test]
+fn exactly_the_counter_counts_and_the_unit_says_so() {
+    let args = ["pipe", "--exact", "--batch", "7", "--batches", "5", "--warmup", "1"];
+    let (output, samples) = run("exact", &args);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    check_samples_in("instructions", "pipe", &samples, 5);
+    let line = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(line.contains(" instructions per operation (least "), "{line}");
+}
+
+/// The markers are bytes of the program itself: each is there, and nothing else looks like one.
+#[test]
+fn each_marker_is_in_the_program_and_nothing_else_looks_like_one() {
+    let program = std::fs::read(env!("CARGO_BIN_EXE_kgate-ops")).expect("the binary");
+    let mut found: Vec<u8> = program
+        .windows(8)
+        .filter(|w| w.starts_with(&[0x0f, 0x1f, 0x84, 0]) && w.ends_with(&[0x4b, 0x54, 0x4b]))
+        .map(|w| w[4])
+        .collect();
+    found.dedup();
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found, [1, 2, 3]);
 }
 
 #[test]
@@ -123,6 +152,7 @@ fn mistakes_are_answered_with_what_is_near() {
         ),
         (&["pipe", "stat"], "unexpected argument \"stat\""),
         (&["pipe", "--bach", "3"], "invalid option '--bach'"),
+        (&["pipe", "--exact=1"], "unexpected argument for option '--exact': \"1\""),
         (&["pipe", "--batch"], "missing argument for option '--batch'"),
     ];
     for (args, message) in cases {
