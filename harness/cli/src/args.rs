@@ -154,6 +154,9 @@ pub(crate) struct Subjects {
     /// Boots of each kernel, instead of the workload's number.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) boots: Option<u32>,
+    /// Seed of exact scenarios, instead of the policy's: with another one other chances are taken.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) rules: Rules,
 }

@@ -55,7 +55,7 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
     let mut pool = guests::pool(context, &library, kernels, [image], budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");
     })?;
-    pool.check(Role::Candidate, image, &args.modules, args.network)?;
+    pool.check(Role::Candidate, image, &args.modules, args.network, false)?;
     let request = BootRequest {
         name: "kgate-boot".into(),
         role: Role::Candidate,

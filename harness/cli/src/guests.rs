@@ -73,6 +73,7 @@ pub(crate) fn pool<'a>(
         kernels,
         userlands,
         programs: PROGRAMS,
+        plugin: None,
         cpus: budget.cpus.unwrap_or_else(cpus),
         // Some of it is the controller's own.
         memory: budget.memory.map_or_else(|| available_memory() / 10 * 9, |mib| mib << 20),

@@ -102,7 +102,8 @@ fn inputs(library: &Source, subjects: &Subjects) -> Result<Inputs, CommandError>
         }
     }
     library.check_images(selected.iter().map(|s| &s.scenario))?;
-    let (policy, waivers) = rules(&subjects.rules, &workload.policy, &selected)?;
+    let (mut policy, waivers) = rules(&subjects.rules, &workload.policy, &selected)?;
+    policy.exact.seed = subjects.seed.unwrap_or(policy.exact.seed);
     Ok(Inputs { workload, policy, selected, waivers })
 }
 

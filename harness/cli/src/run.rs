@@ -151,13 +151,15 @@ impl Run {
 
 /// The first option that a resumed run doesn't take.
 fn given(subjects: &Subjects) -> Option<&'static str> {
-    let Subjects { baseline, candidate, workload, library: _, scenarios, boots, rules } = subjects;
+    let Subjects { baseline, candidate, workload, library: _, scenarios, boots, seed, rules } =
+        subjects;
     [
         ("--baseline", baseline.is_some()),
         ("--candidate", candidate.is_some()),
         ("--workload", workload.is_some()),
         ("--scenario", !scenarios.is_empty()),
         ("--boots", boots.is_some()),
+        ("--seed", seed.is_some()),
         ("--policy", rules.policy.is_some()),
         ("--waivers", rules.waivers.is_some()),
     ]
@@ -175,7 +177,8 @@ fn pool(
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
     let mut pool = guests::pool(context, library, || Ok(kernels), images, budget, &mut announce)?;
     for boot in &plan.boots {
-        pool.check(boot.role, &boot.image, &boot.modules, boot.shape.network)?;
+        let exact = boot.start == Start::Exact;
+        pool.check(boot.role, &boot.image, &boot.modules, boot.shape.network, exact)?;
     }
     Ok(pool)
 }

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use kgate_model::finding::Finding;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Role};
 use kgate_model::plan::MachineShape;
-use kgate_model::wire::{Identity, KernelState};
+use kgate_model::wire::{Identity, KernelState, Reply, Request};
 use tokio::sync::watch;
 
 pub use agent::{Agent, AgentError};
@@ -95,12 +95,25 @@ pub trait Pool {
         let _ = request;
         None
     }
+
+    /// As [`Self::template`], in a machine whose clock counts the instructions that it executes and in
+    /// which everything that chance decides follows from `seed`. `None`: this pool has none.
+    ///
+    /// # Errors
+    /// As of [`Self::template`].
+    async fn exact_template(
+        &self,
+        request: &BootRequest,
+        seed: u64,
+    ) -> Option<Result<Box<dyn ExactTemplate>, BootError>> {
+        let _ = (request, seed);
+        None
+    }
 }
 
-/// A booted machine, kept as it was when its agent was ready. Dropping it frees what it holds, if
-/// the pool doesn't keep it for later runs.
-#[async_trait(?Send)]
-pub trait Template {
+/// A machine that was booted and kept as it was then. Dropping it frees what it holds, if the pool
+/// doesn't keep it for later runs.
+pub trait Kept {
     /// The kernel that answered. Its boot id is empty: each clone has its own.
     fn identity(&self) -> &Identity;
 
@@ -115,13 +128,78 @@ pub trait Template {
 
     /// When it was booted, where an earlier run did that.
     fn kept_since(&self) -> Option<SystemTime>;
+}
 
+/// A machine that was kept as it was when its agent was ready.
+#[async_trait(?Send)]
+pub trait Template: Kept {
     /// Starts a machine that goes on from there, told apart from all others by its entropy, machine
     /// id, time and MAC. Dropping the future ends what was started.
     ///
     /// # Errors
     /// It could not be started; that is never taken for the kernel's fault.
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError>;
+}
+
+/// A machine that was kept at an exact instruction, and whose copies do the same in every bit.
+#[async_trait(?Send)]
+pub trait ExactTemplate: Kept {
+    /// Where the modules with these names, and what they depend on, are on the machine, in order.
+    /// Built-in ones are there already.
+    fn modules(&self, names: &[String]) -> Vec<String>;
+
+    /// Path of the measuring program on the machine.
+    fn ops(&self) -> &str {
+        "/kgate/ops"
+    }
+
+    /// Starts a copy that carries out requests one after the other, without a word from outside, and
+    /// ends. Dropping the future ends what was started.
+    ///
+    /// # Errors
+    /// It could not be started; that is never taken for the kernel's fault.
+    async fn carry_out(&self, request: &ScriptRequest) -> Result<Carried, BootError>;
+}
+
+/// What a copy of a machine is to do.
+#[derive(Clone, Debug)]
+pub struct ScriptRequest {
+    /// A name for people and process lists, unique in the run.
+    pub name: String,
+    /// Where the console is written, byte for byte, from where the template's ends.
+    pub console: PathBuf,
+    /// What everything that chance decides follows from.
+    pub seed: u64,
+    /// What to carry out, each to its end before the next.
+    pub script: Vec<Request>,
+    /// The machine hangs when it says nothing for so long.
+    pub silence: Duration,
+    /// Where to write what is counted per instruction, and whether with the stacks it ran on.
+    pub profile: Option<Profile>,
+}
+
+/// What is counted beside the clock, which makes a machine slower and changes no count.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Where it is written.
+    pub path: PathBuf,
+    /// With the stacks on which the instructions ran.
+    pub stacks: bool,
+}
+
+/// What came of a script.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// Everything that was answered, in order.
+    pub replies: Vec<Reply>,
+    /// SHA-256 of the answers as they came: the same if and only if the machine said the same.
+    pub digest: [u8; 32],
+    /// What the kernel logged against itself.
+    pub findings: Vec<Finding>,
+    /// Why the machine ended before the script did.
+    pub fault: Option<Fault>,
+    /// Backtraces of a machine that went silent.
+    pub diagnosis: Option<Vec<u8>>,
 }
 
 /// A machine on which a kernel runs and an agent answers. Dropping it ends it.

@@ -7,6 +7,8 @@ use crate::accel::Accel;
 
 /// Name of the virtio-serial port that the agent looks for.
 pub(crate) const AGENT_PORT: &str = "org.kgate.agent";
+/// Address space that an NVDIMM may take, in MiB.
+const NVDIMM_MIB: u64 = 16 << 10;
 /// Id of the console's character device, for sending a break.
 pub(crate) const CONSOLE_CHARDEV: &str = "console";
 
@@ -29,14 +31,23 @@ pub struct GuestSpec {
     pub begin: Begin,
     /// Descriptor of the pipe for what the guest prints.
     pub console_fd: i32,
-    /// Descriptor of the agent's socket.
-    pub agent_fd: i32,
+    /// How it is spoken to.
+    pub channel: Channel,
     /// Descriptor of the QMP socket.
     pub qmp_fd: i32,
-    /// A read-only disk, seen by the guest as `/dev/vda`.
-    pub disk: Option<PathBuf>,
+    /// A read-only disk, seen by the guest as `/dev/vda`, or `/dev/pmem0` where it is exact.
+    pub disk: Option<Disk>,
     /// A NIC with user-mode networking.
     pub network: bool,
+}
+
+/// A read-only disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// The file with its content.
+    pub path: PathBuf,
+    /// Size of the file in bytes.
+    pub size: u64,
 }
 
 /// A file with a guest's memory.
@@ -48,6 +59,39 @@ pub struct MemoryFile {
     /// to become its own.
     pub shared: bool,
 }
+
+/// How a guest is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Over a virtio-serial port.
+    Port {
+        /// Descriptor of the agent's socket.
+        fd: i32,
+    },
+    /// Not at all: its clock counts its instructions, so that nothing may come from outside.
+    Exact(Exact),
+}
+
+/// What makes a guest repeat to the instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exact {
+    /// Of the random numbers that QEMU gives to the guest.
+    pub seed: u64,
+    /// Second of the first day of 2026 at which the guest's clock starts.
+    pub second: u32,
+    /// Descriptor of the file with the script.
+    pub script_fd: i32,
+    /// Descriptor of the pipe for the answers.
+    pub answers_fd: i32,
+    /// Descriptors of the plugin that counts and of the file for what it counted, and whether it is to
+    /// follow stacks.
+    pub plugin: Option<(i32, i32, bool)>,
+}
+
+/// Name of the script as the agent asks for it.
+pub(crate) const SCRIPT: &str = "opt/org.kgate/script";
+/// Port of the debug console, to which the agent writes its answers.
+const ANSWERS_PORT: &str = "0xe9";
 
 /// What a guest begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +114,10 @@ pub enum Begin {
 /// The machine is the Q35: on the older PC, Linux interprets about 90 million instructions of ACPI
 /// for each PCI device that it enables. A panic is reported and the guest goes on to print the rest
 /// of it; the reset that follows ends QEMU.
+///
+/// An exact guest is a PC without PCI devices. It has no virtio device, because the time at which one
+/// is served depends on the controller; an image is an NVDIMM, which is memory. It does not load the
+/// driver of the panic device, and stops itself by it.
 pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: &str| {
@@ -84,13 +132,30 @@ pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     add("-display", "none");
     add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     add("-no-reboot", "");
-    add("-action", "panic=none");
+    let exact = match &spec.channel {
+        Channel::Port { .. } => None,
+        Channel::Exact(exact) => Some(exact),
+    };
     let backend = if spec.memory_file.is_some() { ",memory-backend=ram" } else { "" };
-    add("-machine", &format!("q35{backend}"));
+    let nvdimm = if exact.is_some() && spec.disk.is_some() { ",nvdimm=on" } else { "" };
+    let (panic, machine) = if exact.is_some() { ("pause", "pc") } else { ("none", "q35") };
+    add("-action", &format!("panic={panic}"));
+    add("-machine", &format!("{machine}{backend}{nvdimm}"));
     add("-accel", spec.accel.as_str());
+    if let Some(Exact { seed, second, .. }) = exact {
+        let (hour, minute, second) = (second / 3600 % 24, second / 60 % 60, second % 60);
+        add("-icount", "shift=0,sleep=off");
+        add("-rtc", &format!("base=2026-01-01T{hour:02}:{minute:02}:{second:02},clock=vm"));
+        add("-seed", &seed.to_string());
+    }
     add("-cpu", &spec.cpu_model);
     add("-smp", &spec.cpus.to_string());
-    add("-m", &format!("{}M", spec.memory_mib));
+    let slots = if nvdimm.is_empty() {
+        String::new()
+    } else {
+        format!(",slots=1,maxmem={}M", spec.memory_mib + NVDIMM_MIB)
+    };
+    add("-m", &format!("{}M{slots}", spec.memory_mib));
     if let Some(MemoryFile { path, shared }) = &spec.memory_file {
         let (size, path) = (spec.memory_mib, escaped(&path.display().to_string()));
         let share = if *shared { "on" } else { "off" };
@@ -102,15 +167,33 @@ pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     // be full after some hundred of them and hold the guest up.
     let console = spec.console_fd;
     add("-chardev", &format!("file,id={CONSOLE_CHARDEV},path=/proc/self/fd/{console}"));
-    for (id, fd) in [("agent", spec.agent_fd), ("qmp", spec.qmp_fd)] {
-        add("-chardev", &format!("socket,id={id},fd={fd}"));
-    }
+    add("-chardev", &format!("socket,id=qmp,fd={}", spec.qmp_fd));
     add("-mon", "chardev=qmp,mode=control");
     add("-serial", &format!("chardev:{CONSOLE_CHARDEV}"));
     add("-device", "pvpanic");
-    add("-device", "virtio-serial-pci");
-    add("-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
-    if let Some(disk) = &spec.disk {
+    match &spec.channel {
+        Channel::Port { fd } => {
+            add("-chardev", &format!("socket,id=agent,fd={fd}"));
+            add("-device", "virtio-serial-pci");
+            add("-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
+        }
+        Channel::Exact(Exact { script_fd, answers_fd, plugin, .. }) => {
+            add("-fw_cfg", &format!("name={SCRIPT},file=/proc/self/fd/{script_fd}"));
+            add("-chardev", &format!("file,id=answers,path=/proc/self/fd/{answers_fd}"));
+            add("-device", &format!("isa-debugcon,iobase={ANSWERS_PORT},chardev=answers"));
+            if let Some((program, out, stacks)) = plugin {
+                let stacks = if *stacks { ",stacks=on" } else { "" };
+                let out = format!("out=/proc/self/fd/{out}");
+                add("-plugin", &format!("/proc/self/fd/{program},{out}{stacks}"));
+            }
+        }
+    }
+    if let Some(Disk { path, size }) = spec.disk.as_ref().filter(|_| exact.is_some()) {
+        let path = escaped(&path.display().to_string());
+        let file = format!("id=root,share=on,readonly=on,size={size},mem-path={path}");
+        add("-object", &format!("memory-backend-file,{file}"));
+        add("-device", "nvdimm,memdev=root,unarmed=on");
+    } else if let Some(Disk { path: disk, .. }) = &spec.disk {
         let disk = escaped(&disk.display().to_string());
         add(
             "-drive",
@@ -155,7 +238,7 @@ mod tests {
                 command_line: "console=ttyS0 panic=-1".into(),
             },
             console_fd: 6,
-            agent_fd: 7,
+            channel: Channel::Port { fd: 7 },
             qmp_fd: 8,
             disk: None,
             network: false,
@@ -184,6 +267,16 @@ mod tests {
     }
 
     #[test]
+    fn an_exact_guest() {
+        let exact = Exact { seed: 17, second: 3723, script_fd: 9, answers_fd: 10, plugin: None };
+        insta::assert_snapshot!(lines(&GuestSpec {
+            channel: Channel::Exact(Exact { plugin: Some((11, 12, true)), ..exact }),
+            disk: Some(Disk { path: "/images/edge,1.squashfs".into(), size: 302 << 20 }),
+            ..spec()
+        }));
+    }
+
+    #[test]
     fn a_guest_with_everything() {
         insta::assert_snapshot!(lines(&GuestSpec {
             name: "a,b".into(),
@@ -191,7 +284,7 @@ mod tests {
             cpu_model: "host".into(),
             cpus: 4,
             memory_mib: 2048,
-            disk: Some("/images/edge,1.squashfs".into()),
+            disk: Some(Disk { path: "/images/edge,1.squashfs".into(), size: 4096 }),
             network: true,
             ..spec()
         }));

@@ -16,6 +16,8 @@ use kgate_model::wire::{Root, Setup};
 use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 
+use crate::args::Disk;
+
 /// Where modules are in the initramfs.
 const MODULES: &str = "/kgate/modules";
 /// Modules that the agent loads before it can speak.
@@ -24,6 +26,13 @@ const CHANNEL: [(&str, &str); 2] =
 /// Modules behind an image's root.
 const ROOT: [(&str, &str); 3] =
     [("virtio_blk", "VIRTIO_BLK"), ("squashfs", "SQUASHFS"), ("overlay", "OVERLAY_FS")];
+/// Modules behind an image's root in a guest without virtio.
+const EXACT_ROOT: [(&str, &str); 4] = [
+    ("nfit", "ACPI_NFIT"),
+    ("nd_pmem", "BLK_DEV_PMEM"),
+    ("squashfs", "SQUASHFS"),
+    ("overlay", "OVERLAY_FS"),
+];
 /// Modules behind a NIC.
 const NETWORK: [(&str, &str); 1] = [("virtio_net", "VIRTIO_NET")];
 /// Drivers of the panic device, by the names they had over time. None is required: a kernel without
@@ -63,8 +72,8 @@ pub enum KitError {
     /// The initramfs can't be written.
     #[error(transparent)]
     Initramfs(#[from] InitramfsError),
-    /// Memory for it can't be had.
-    #[error("no memory for an initramfs: {0}")]
+    /// Memory for it can't be had, or an image can't be looked at.
+    #[error("no initramfs could be put together: {0}")]
     Memory(#[from] io::Error),
 }
 
@@ -76,7 +85,7 @@ pub(crate) struct Kit {
     /// Its sha256.
     pub(crate) digest: [u8; 32],
     /// The disk to attach.
-    pub(crate) disk: Option<PathBuf>,
+    pub(crate) disk: Option<Disk>,
     /// What the agent prepares.
     pub(crate) setup: Setup,
     /// Modules of the panic device, in order.
@@ -86,13 +95,15 @@ pub(crate) struct Kit {
 }
 
 impl Kit {
-    /// Builds the initramfs of `kernel` with `userland`; `extra` are modules that trials load.
+    /// Builds the initramfs of `kernel` with `userland`; `extra` are modules that trials load. An
+    /// `exact` guest has no virtio devices.
     pub(crate) fn build(
         kernel: &Kernel,
         userland: &Userland,
         programs: Programs,
         extra: &[String],
         network: bool,
+        exact: bool,
     ) -> Result<Self, KitError> {
         let mut archive = Archive::default();
         archive.initramfs.file("init", 0o755, Content::Bytes(programs.agent.to_vec()))?;
@@ -100,7 +111,8 @@ impl Kit {
         // The kernel opens it for init before anything is mounted.
         archive.initramfs.char_device("dev/console", 0o600, 5, 1)?;
 
-        let channel = archive.modules(kernel.require(&drivers(&CHANNEL))?)?;
+        let channel = if exact { &[][..] } else { &CHANNEL };
+        let channel = archive.modules(kernel.require(&drivers(channel))?)?;
         archive.initramfs.file(
             "kgate/boot-modules",
             0o644,
@@ -124,9 +136,11 @@ impl Kit {
                 None
             }
             Userland::Image(path) => {
-                setup.modules.extend(archive.modules(kernel.require(&drivers(&ROOT))?)?);
-                setup.root = Some(Root { device: "/dev/vda".into(), fs: "squashfs".into() });
-                Some(path.clone())
+                let (modules, device) =
+                    if exact { (&EXACT_ROOT[..], "/dev/pmem0") } else { (&ROOT[..], "/dev/vda") };
+                setup.modules.extend(archive.modules(kernel.require(&drivers(modules))?)?);
+                setup.root = Some(Root { device: device.into(), fs: "squashfs".into() });
+                Some(Disk { path: path.clone(), size: std::fs::metadata(path)?.len() })
             }
         };
         let mut loadable = BTreeMap::new();

@@ -39,6 +39,8 @@ pub(crate) struct Seat {
 enum Kind {
     Boot,
     Clone,
+    /// A clone that never waits for anything.
+    BusyClone,
     Template,
 }
 
@@ -70,6 +72,11 @@ impl Load {
     /// Takes a place for a clone that is about to start.
     pub(crate) fn clone_of(self: &Rc<Self>, shape: &MachineShape) -> Seat {
         self.seat(Kind::Clone, shape.cpus, shape.memory)
+    }
+
+    /// Takes a place for a clone that is about to start and will use its CPU without a pause.
+    pub(crate) fn busy_clone_of(self: &Rc<Self>, shape: &MachineShape) -> Seat {
+        self.seat(Kind::BusyClone, shape.cpus, shape.memory)
     }
 
     /// Takes a place for a template that holds so many bytes.
@@ -105,7 +112,7 @@ impl Load {
         let held: u64 = all().map(Seated::memory).sum();
         let needs = if clone { CLONE } else { shape.memory + OVERHEAD };
         // Any one of the clones may yet write to all of its memory.
-        let clones = || all().filter(|s| s.kind == Kind::Clone);
+        let clones = || all().filter(|s| s.is_clone());
         let growth = clones().map(|s| s.memory.saturating_sub(s.own)).max().unwrap_or_default();
         let clones = clones().count();
         all().all(|s| s.kind == Kind::Template)
@@ -135,18 +142,21 @@ impl Seated {
         if self.kind == Kind::Clone { self.busy } else { f64::from(self.cpus) }
     }
 
+    fn is_clone(&self) -> bool {
+        matches!(self.kind, Kind::Clone | Kind::BusyClone)
+    }
+
     fn memory(&self) -> u64 {
         match self.kind {
             Kind::Boot => self.memory + OVERHEAD,
-            Kind::Clone => self.own.max(CLONE),
+            Kind::Clone | Kind::BusyClone => self.own.max(CLONE),
             Kind::Template => self.memory,
         }
     }
 
     fn look(&mut self, now: Instant) {
         let (at, before) = self.seen;
-        let (true, Some(process)) = (self.kind == Kind::Clone && now - at >= LOOK, self.process)
-        else {
+        let (true, Some(process)) = (self.is_clone() && now - at >= LOOK, self.process) else {
             return;
         };
         // A process that is gone frees its place in a moment.

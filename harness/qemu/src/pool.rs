@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use kgate_kernel::Kernel;
-use kgate_machine::{BootError, BootRequest, Machine, Pool, Template};
+use kgate_machine::{BootError, BootRequest, ExactTemplate, Machine, Pool, Template};
 use kgate_model::host::{Host, HostCommand};
 use kgate_model::outcome::{FaultKind, Role};
 use kgate_model::plan::MachineShape;
@@ -19,12 +19,14 @@ use kgate_model::wire::{Identity, Setup};
 use tokio::sync::Mutex;
 
 use crate::accel::{Accel, AccelChoice, Memo, probe_kvm};
-use crate::args::{Begin, GuestSpec, MemoryFile};
+use crate::args::{Begin, Channel, GuestSpec, MemoryFile};
+use crate::emulator::{From, Launch};
+use crate::exact::{self, Plugin};
 use crate::fresh::fresh;
-use crate::guest::{From, Guest, Start};
+use crate::guest::{Guest, Start};
 use crate::kit::{Kit, KitError, Programs, Userland};
 use crate::load::{Load, Seat};
-use crate::store::{Description, Store, StoreError};
+use crate::store::{Building, Description, Store, StoreError};
 use crate::template::{self, CONSOLE, KERNEL_LOG, MEMORY, RECORD, Record, STATE, Warm, copy};
 
 /// Kernel parameters of every guest.
@@ -35,6 +37,10 @@ use crate::template::{self, CONSOLE, KERNEL_LOG, MEMORY, RECORD, Record, STATE, 
 /// Everything else stays as the kernel's own defaults have it.
 const COMMAND_LINE: &str =
     "console=ttyS0 panic=-1 loglevel=7 sysrq_always_enabled unknown_nmi_panic no_timer_check";
+
+/// What an exact guest has beside them: nothing is placed by chance, and random numbers come from the
+/// emulator, whose seed is known.
+const EXACT_COMMAND_LINE: &str = "nokaslr norandmaps random.trust_cpu=on";
 
 /// A first boot under KVM that takes longer is no proof of it.
 const KVM_PROOF: Duration = Duration::from_secs(15);
@@ -111,6 +117,8 @@ pub struct GuestsConfig {
     pub userlands: BTreeMap<String, Userland>,
     /// kgate's own programs for the inside.
     pub programs: Programs,
+    /// What counts instructions by their address, in a build that has it.
+    pub plugin: Option<Plugin>,
     /// CPUs of the controller that guests may use.
     pub cpus: u32,
     /// Memory of the controller that guests may use, in bytes.
@@ -142,6 +150,19 @@ struct KitKey {
     image: String,
     modules: Vec<String>,
     network: bool,
+    exact: bool,
+}
+
+impl KitKey {
+    fn of(request: &BootRequest, exact: bool) -> Self {
+        Self {
+            role: request.role,
+            image: request.image.clone(),
+            modules: request.modules.clone(),
+            network: request.shape.network,
+            exact,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -230,9 +251,10 @@ impl Guests {
         image: &str,
         modules: &[String],
         network: bool,
+        exact: bool,
     ) -> Result<(), KitError> {
         let (image, modules) = (image.to_owned(), modules.to_vec());
-        let key = KitKey { role, image, modules, network };
+        let key = KitKey { role, image, modules, network, exact };
         kit(&self.config, &mut self.state.get_mut().kits, key).map(drop)
     }
 
@@ -281,7 +303,7 @@ impl Guests {
                 command_line,
             },
             console_fd: -1,
-            agent_fd: -1,
+            channel: Channel::Port { fd: -1 },
             qmp_fd: -1,
             disk: kit.disk.clone(),
             network: shape.network,
@@ -294,20 +316,14 @@ impl Guests {
         state: &mut State,
         request: &BootRequest,
     ) -> Result<(Rc<Kit>, Proven), BootError> {
-        let key = KitKey {
-            role: request.role,
-            image: request.image.clone(),
-            modules: request.modules.clone(),
-            network: request.shape.network,
-        };
+        let key = KitKey::of(request, false);
         let kit = kit(&self.config, &mut state.kits, key)
             .map_err(|e| BootError::harness(FaultKind::Controller, e.to_string()))?;
         Ok((kit, self.accel(state).await?))
     }
 
-    /// The template of a request: an earlier run's, or a new one.
-    async fn keep(&self, request: &BootRequest) -> Result<Warm, BootError> {
-        let seat = Rc::new(self.load.boot(&request.shape));
+    /// What a template is made of that begins to do what trials of it do.
+    async fn warm(&self, request: &BootRequest) -> Result<Recipe, BootError> {
         let prepared = async || self.prepared(&mut *self.state.lock().await, request).await;
         let (kit, mut proven) = prepared().await?;
         if !proven.booted {
@@ -316,30 +332,49 @@ impl Guests {
             self.boot(&first).await?.stop().await;
             (_, proven) = prepared().await?;
         }
-        let kernel = self.kernel(request.role)?;
-        let mut spec = self.spec(request, &kit, proven.accel)?;
+        let spec = self.spec(request, &kit, proven.accel)?;
         let setup = Setup { network: false, ..setup(request, &kit) };
+        Ok(Recipe { kit, spec, setup })
+    }
+
+    /// What a template is made of whose clones repeat to the instruction.
+    async fn exact(&self, request: &BootRequest, seed: u64) -> Result<Recipe, BootError> {
+        let key = KitKey::of(request, true);
+        let kit = kit(&self.config, &mut self.state.lock().await.kits, key)
+            .map_err(|e| BootError::harness(FaultKind::Controller, e.to_string()))?;
+        let mut spec = self.spec(request, &kit, Accel::Tcg)?;
+        let (exact, arguments) = exact::template_of(seed);
+        spec.channel = Channel::Exact(exact);
+        if let Begin::Kernel { command_line, .. } = &mut spec.begin {
+            *command_line = format!("{command_line} {EXACT_COMMAND_LINE} {arguments}");
+        }
+        let setup = Setup { kernel_log: false, ..kit.setup.clone() };
+        Ok(Recipe { kit, spec, setup })
+    }
+
+    /// The template of a request: an earlier run's, or a new one.
+    async fn keep(&self, request: &BootRequest, recipe: Recipe) -> Result<Warm, BootError> {
+        let seat = Rc::new(self.load.boot(&request.shape));
+        let Recipe { kit, mut spec, setup } = recipe;
+        let kernel = self.kernel(request.role)?;
         let Qemu { program, version } = &self.config.qemu;
-        let broken = |what: &'static str| {
-            move |e: io::Error| BootError::harness(FaultKind::Controller, format!("{what}: {e}"))
-        };
         let key =
             template::key(program, version, &spec, &kernel.sha256, &kit, &setup, request.number)
                 .map_err(broken("find out what a template depends on"))?;
-        let log = request.kernel_log.as_deref();
-        let kept = self.config.templates.find(key);
-        let earlier = kept.is_some();
-        let (kept, record) = match kept {
+        let (kept, record, earlier) = match self.config.templates.find(key) {
             Some(kept) => {
                 copy(&kept.path(CONSOLE), &request.console)
-                    .and_then(|()| log.map_or(Ok(()), |log| copy(&kept.path(KERNEL_LOG), log)))
+                    .and_then(|()| match &request.kernel_log {
+                        Some(log) if kept.path(KERNEL_LOG).exists() => {
+                            copy(&kept.path(KERNEL_LOG), log)
+                        }
+                        _ => Ok(()),
+                    })
                     .map_err(broken("copy the console of a template"))?;
                 let record = Record::read(&kept).map_err(broken("read a template"))?;
-                (kept, record)
+                (kept, record, true)
             }
             None => {
-                let unkept =
-                    |e: StoreError| BootError::harness(FaultKind::Controller, e.to_string());
                 let building =
                     self.config.templates.create(key, request.shape.memory).map_err(unkept)?;
                 let path = building.path(MEMORY);
@@ -347,30 +382,8 @@ impl Guests {
                     .and_then(|file| file.set_len(request.shape.memory))
                     .map_err(broken("make the memory of a template"))?;
                 spec.memory_file = Some(MemoryFile { path, shared: true });
-                let started = Instant::now();
-                let guest = Guest::boot(Start {
-                    qemu: program,
-                    spec: spec.clone(),
-                    begin: From::Initramfs(initrd(&kit)?),
-                    setup,
-                    loadable: kit.loadable.clone(),
-                    console: &request.console,
-                    kernel_log: log,
-                    deadline: request.deadline,
-                    seat,
-                })
-                .await?;
-                let ready = started.elapsed();
-                check_identity(kernel, guest.identity())?;
-                let keep = broken("keep a template");
-                let state = File::create(building.path(STATE)).map_err(keep)?;
-                let record = guest.keep(state.into(), ready).await.map_err(|why| {
-                    BootError::harness(FaultKind::Emulator, format!("it can't be kept: {why}"))
-                })?;
-                copy(&request.console, &building.path(CONSOLE))
-                    .and_then(|()| log.map_or(Ok(()), |log| copy(log, &building.path(KERNEL_LOG))))
-                    .and_then(|()| record.write(&building.path(RECORD)))
-                    .map_err(keep)?;
+                let record =
+                    self.boot_to_keep(request, &kit, spec.clone(), setup, &building, seat).await?;
                 let description = Description {
                     kernel: kernel.release.clone(),
                     image: request.image.clone(),
@@ -379,7 +392,7 @@ impl Guests {
                 };
                 // What went wrong in one boot is not to be every later run's.
                 let clean = record.findings.is_empty();
-                (building.finish(description, clean).map_err(unkept)?, record)
+                (building.finish(description, clean).map_err(unkept)?, record, false)
             }
         };
         let held = std::fs::metadata(kept.path(MEMORY)).map_or(0, |data| data.blocks() * 512);
@@ -389,12 +402,69 @@ impl Guests {
             record,
             earlier,
             qemu: program.clone(),
+            plugin: self.config.plugin,
             spec,
             kit,
             load: Rc::clone(&self.load),
             shape: request.shape.clone(),
         })
     }
+
+    /// Boots a guest and leaves what it is in the files of a template.
+    async fn boot_to_keep(
+        &self,
+        request: &BootRequest,
+        kit: &Kit,
+        spec: GuestSpec,
+        setup: Setup,
+        building: &Building,
+        seat: Rc<Seat>,
+    ) -> Result<Record, BootError> {
+        let qemu = &self.config.qemu.program;
+        let begin = From::Initramfs(initrd(kit)?);
+        let console = &request.console;
+        let state = File::create(building.path(STATE)).map_err(broken("keep a template"))?.into();
+        let record = if matches!(spec.channel, Channel::Exact(_)) {
+            let inherit = Vec::new();
+            let seat = &*seat;
+            let launch = Launch { qemu, spec, begin, inherit, console, seat, parks: None };
+            exact::boot(launch, setup, state, request.deadline).await?
+        } else {
+            let kernel_log = request.kernel_log.as_deref();
+            let (loadable, deadline) = (kit.loadable.clone(), request.deadline);
+            let started = Instant::now();
+            let start =
+                Start { qemu, spec, begin, setup, loadable, console, kernel_log, deadline, seat };
+            let guest = Guest::boot(start).await?;
+            let record = guest.keep(state, started.elapsed()).await.map_err(|why| {
+                BootError::harness(FaultKind::Emulator, format!("it can't be kept: {why}"))
+            })?;
+            kernel_log
+                .map_or(Ok(()), |log| copy(log, &building.path(KERNEL_LOG)))
+                .map_err(broken("keep a template"))?;
+            record
+        };
+        check_identity(self.kernel(request.role)?, &record.identity)?;
+        copy(console, &building.path(CONSOLE))
+            .and_then(|()| record.write(&building.path(RECORD)))
+            .map_err(broken("keep a template"))?;
+        Ok(record)
+    }
+}
+
+/// What a template is made of.
+struct Recipe {
+    kit: Rc<Kit>,
+    spec: GuestSpec,
+    setup: Setup,
+}
+
+fn broken(what: &'static str) -> impl Fn(io::Error) -> BootError {
+    move |e| BootError::harness(FaultKind::Controller, format!("{what}: {e}"))
+}
+
+fn unkept(error: StoreError) -> BootError {
+    BootError::harness(FaultKind::Controller, error.to_string())
 }
 
 /// What the agent is to prepare for a request.
@@ -433,7 +503,8 @@ fn kit(
     let kernel = config.kernels.get(&key.role).ok_or(KitError::NoKernel(key.role))?;
     let userland =
         config.userlands.get(&key.image).ok_or_else(|| KitError::NoImage(key.image.clone()))?;
-    let kit = Kit::build(kernel, userland, config.programs, &key.modules, key.network)?;
+    let KitKey { modules, network, exact, .. } = &key;
+    let kit = Kit::build(kernel, userland, config.programs, modules, *network, *exact)?;
     Ok(Rc::clone(kits.entry(key).or_insert(Rc::new(kit))))
 }
 
@@ -481,6 +552,16 @@ impl Pool for Guests {
         &self,
         request: &BootRequest,
     ) -> Option<Result<Box<dyn Template>, BootError>> {
-        Some(self.keep(request).await.map(|warm| Box::new(warm) as _))
+        let kept = async { self.keep(request, self.warm(request).await?).await };
+        Some(kept.await.map(|warm| Box::new(warm) as _))
+    }
+
+    async fn exact_template(
+        &self,
+        request: &BootRequest,
+        seed: u64,
+    ) -> Option<Result<Box<dyn ExactTemplate>, BootError>> {
+        let kept = async { self.keep(request, self.exact(request, seed).await?).await };
+        Some(kept.await.map(|warm| Box::new(warm) as _))
     }
 }

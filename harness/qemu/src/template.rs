@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use kgate_machine::{BootError, CloneRequest, Machine, Template};
+use kgate_machine::{BootError, CloneRequest, Kept, Machine, Template};
 use kgate_model::finding::Finding;
 use kgate_model::outcome::FaultKind;
 use kgate_model::plan::MachineShape;
@@ -26,11 +26,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::args::{Begin, GuestSpec, MemoryFile, arguments};
+use crate::emulator::{From, Qmp};
+use crate::exact::Plugin;
 use crate::fresh::fresh;
-use crate::guest::{From, Guest, Qmp, Start};
+use crate::guest::{Guest, Start};
 use crate::kit::Kit;
 use crate::load::{Load, Seat};
-use crate::store::{Kept, Key};
+use crate::store::{self, Key};
 
 /// Between two looks at a migration, which takes some milliseconds.
 const LOOK: Duration = Duration::from_millis(1);
@@ -58,7 +60,19 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn read(kept: &Kept) -> io::Result<Self> {
+    /// Of a guest that was booted just now and took `ready` for it.
+    pub(crate) fn new(
+        identity: Identity,
+        state: KernelState,
+        findings: Vec<Finding>,
+        ready: Duration,
+    ) -> Self {
+        let booted = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self { identity, state, findings, ready_ms: millis(ready), booted_ms: millis(booted) }
+    }
+
+    pub(crate) fn read(kept: &store::Kept) -> io::Result<Self> {
         let text = fs::read(kept.path(RECORD))?;
         serde_json::from_slice(&text).map_err(io::Error::other)
     }
@@ -70,11 +84,12 @@ impl Record {
 
 /// A guest that was kept.
 pub(crate) struct Warm {
-    pub(crate) kept: Kept,
+    pub(crate) kept: store::Kept,
     pub(crate) record: Record,
     /// An earlier run booted it.
     pub(crate) earlier: bool,
     pub(crate) qemu: PathBuf,
+    pub(crate) plugin: Option<Plugin>,
     /// Of the template itself.
     pub(crate) spec: GuestSpec,
     pub(crate) kit: Rc<Kit>,
@@ -83,8 +98,7 @@ pub(crate) struct Warm {
     pub(crate) shape: MachineShape,
 }
 
-#[async_trait(?Send)]
-impl Template for Warm {
+impl Kept for Warm {
     fn identity(&self) -> &Identity {
         &self.record.identity
     }
@@ -104,7 +118,10 @@ impl Template for Warm {
     fn kept_since(&self) -> Option<SystemTime> {
         self.earlier.then(|| UNIX_EPOCH + Duration::from_millis(self.record.booted_ms))
     }
+}
 
+#[async_trait(?Send)]
+impl Template for Warm {
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
         let seat = Rc::new(self.load.clone_of(&self.shape));
         let state = File::open(self.kept.path(STATE)).map_err(|e| {
@@ -136,7 +153,7 @@ impl Template for Warm {
 }
 
 /// The same machine, to begin with a template's memory and state.
-fn clone_of(template: &GuestSpec, name: &str, memory: PathBuf) -> GuestSpec {
+pub(crate) fn clone_of(template: &GuestSpec, name: &str, memory: PathBuf) -> GuestSpec {
     GuestSpec {
         name: name.to_owned(),
         memory_file: Some(MemoryFile { path: memory, shared: false }),
@@ -173,7 +190,7 @@ pub(crate) fn key(
     add("initramfs", &kit.digest);
     add("setup", format!("{setup:?}").as_bytes());
     if let Some(disk) = &spec.disk {
-        add("disk", identity_of(disk)?.as_bytes());
+        add("disk", identity_of(&disk.path)?.as_bytes());
     }
     // The kernel counts by its content, wherever it is.
     let mut spec = GuestSpec { name: String::new(), ..spec.clone() };
@@ -240,8 +257,9 @@ pub(crate) async fn save(qmp: &Qmp, socket: &OwnedFd, file: &OwnedFd) -> Result<
     }
 }
 
-/// Has a guest begin with the state behind `uri`.
-pub(crate) async fn restore(qmp: &Qmp, uri: &str) -> Result<(), qapi::ExecuteError> {
+/// Has a guest begin with the state behind `uri`. One that was `parked` when it was taken has to be let
+/// go on; one that ran does so by itself.
+pub(crate) async fn restore(qmp: &Qmp, uri: &str, parked: bool) -> Result<(), qapi::ExecuteError> {
     qmp.execute(leave_memory_out()).await?;
     qmp.execute(qmp::migrate_incoming {
         uri: Some(uri.to_owned()),
@@ -249,6 +267,12 @@ pub(crate) async fn restore(qmp: &Qmp, uri: &str) -> Result<(), qapi::ExecuteErr
         exit_on_error: None,
     })
     .await?;
+    if parked {
+        while qmp.execute(qmp::query_status {}).await?.status == qmp::RunState::inmigrate {
+            tokio::time::sleep(LOOK).await;
+        }
+        qmp.execute(qmp::cont {}).await?;
+    }
     Ok(())
 }
 

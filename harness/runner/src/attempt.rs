@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use kgate_machine::{BootError, BootRequest, Console, Machine, Template};
+use kgate_machine::{BootError, BootRequest, Console, ExactTemplate, Kept, Machine, Template};
 use kgate_model::finding::Finding;
 use kgate_model::journal::{Event, OwnMachine};
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
@@ -13,6 +13,7 @@ use kgate_model::wire::KernelState;
 use kgate_scenario::FindingAction;
 use tokio::time::{Instant, timeout};
 
+use crate::exact::ExactBoot;
 use crate::own::{Own, late};
 use crate::run::{Context, Job, Stop};
 use crate::rundir;
@@ -40,6 +41,47 @@ enum AttemptEnd {
     Template(Box<dyn Template>),
     /// There could be no template, through no fault of the kernel.
     NoTemplate(Fault),
+    /// It is ready, and copies of it carry out scripts.
+    Exact(Box<dyn ExactTemplate>),
+    /// Nothing here counts instructions.
+    NotExact,
+}
+
+/// A boot that is ready for trials in machines of their own.
+pub(crate) enum Ready<'a> {
+    /// Each gets one.
+    Own(Own<'a>),
+    /// All of a number get one.
+    Exact(ExactBoot<'a>),
+}
+
+impl Ready<'_> {
+    /// Whether its trials get clones.
+    pub(crate) fn has_template(&self) -> bool {
+        match self {
+            Self::Own(own) => own.has_template(),
+            Self::Exact(_) => true,
+        }
+    }
+
+    /// Runs the open trial in a place, and those that run in the same clone. `false`: there could be no
+    /// clone.
+    pub(crate) async fn run(
+        &self,
+        context: &Context<'_>,
+        open: &[&PlannedTrial],
+        place: usize,
+        clone: bool,
+    ) -> Result<bool, Stop> {
+        match self {
+            Self::Own(own) => own.run(context, open[place], clone).await,
+            Self::Exact(exact) => {
+                let same = |trial: &&&PlannedTrial| trial.clone == open[place].clone;
+                let trials: Vec<_> = open.iter().filter(same).copied().collect();
+                exact.run(context, &trials).await.map(|()| true)
+            }
+        }
+    }
 }
 
 /// Runs the open trials of a boot, in as many machines as it takes; or makes all ready for trials that
@@ -47,7 +89,7 @@ enum AttemptEnd {
 pub(crate) async fn run_boot<'a>(
     context: &Context<'_>,
     job: Job<'a>,
-) -> Result<Option<Own<'a>>, Stop> {
+) -> Result<Option<Ready<'a>>, Stop> {
     let Job { boot, open, attempts } = job;
     let mut open = VecDeque::from(open);
     let most = u32::try_from(open.len()).unwrap_or(u32::MAX).saturating_add(SPARE_ATTEMPTS);
@@ -68,14 +110,32 @@ pub(crate) async fn run_boot<'a>(
         }
         let fault = match end {
             AttemptEnd::Template(template) => {
-                return Ok(Some(Own::of_template(boot, number, open.len(), template)));
+                let own = Own::of_template(boot, number, open.len(), template);
+                return Ok(Some(Ready::Own(own)));
+            }
+            AttemptEnd::Exact(template) => {
+                let exact = ExactBoot::new(boot, number, open.len(), template);
+                return Ok(Some(Ready::Exact(exact)));
+            }
+            AttemptEnd::NotExact => {
+                let reason = "no machine here counts instructions";
+                for trial in open {
+                    not_run(context, trial, Outcome::Skipped { reason: reason.to_owned() })?;
+                }
+                context.sync()?;
+                return Ok(None);
             }
             AttemptEnd::NoTemplate(_) if ours == 0 && used < most => {
                 ours += 1;
                 continue;
             }
             AttemptEnd::NoTemplate(fault) => {
-                return Own::booted(context, boot, number + 1, open.len(), &fault).map(Some);
+                if boot.start == Start::Exact {
+                    give_up(context, open.iter().copied(), &fault)?;
+                    return Ok(None);
+                }
+                let own = Own::booted(context, boot, number + 1, open.len(), &fault)?;
+                return Ok(Some(Ready::Own(own)));
             }
             AttemptEnd::Ran => continue,
             AttemptEnd::Died(_) if used < most => continue,
@@ -104,18 +164,23 @@ fn give_up<'a>(
     fault: &Fault,
 ) -> Result<(), Stop> {
     for trial in trials {
-        context.emit(Event::TrialEnded {
-            trial: trial.id.clone(),
-            outcome: Outcome::from_fault(fault.clone()),
-            wall_ms: 0,
-            subtests: Vec::new(),
-            before: None,
-            after: None,
-            log: None,
-            diagnosis: None,
-        })?;
+        not_run(context, trial, Outcome::from_fault(fault.clone()))?;
     }
     context.sync()
+}
+
+/// Ends a trial that was not run.
+fn not_run(context: &Context<'_>, trial: &PlannedTrial, outcome: Outcome) -> Result<(), Stop> {
+    context.emit(Event::TrialEnded {
+        trial: trial.id.clone(),
+        outcome,
+        wall_ms: 0,
+        subtests: Vec::new(),
+        before: None,
+        after: None,
+        log: None,
+        diagnosis: None,
+    })
 }
 
 /// What a pool is asked for when a boot, or a trial of it alone, gets a machine that is booted.
@@ -136,6 +201,14 @@ pub(crate) fn boot_request(
         kernel_log: Some(dir.join(rundir::kernel_log(machine))),
         deadline: context.inputs.policy.timeouts.boot,
     }
+}
+
+/// What a pool made of a request for a template.
+enum Made {
+    /// It has none.
+    None,
+    Warm(Result<Box<dyn Template>, BootError>),
+    Exact(Result<Box<dyn ExactTemplate>, BootError>),
 }
 
 /// One machine.
@@ -167,15 +240,23 @@ impl Attempt<'_, '_> {
             Event::BootEnded { boot, attempt, fault, state, console, diagnosis }
         };
         let limit = request.deadline + START_GRACE;
-        if boot.start == Start::Warm {
-            let made = timeout(limit, context.pool.template(&request)).await;
+        if matches!(boot.start, Start::Warm | Start::Exact) {
+            let made = timeout(limit, self.template(boot, &request)).await;
             let error = match made {
-                Ok(None) => None,
-                Ok(Some(Ok(template))) => {
+                Ok(Made::None) if boot.start == Start::Exact => {
+                    context.emit(ended(None, None, None))?;
+                    return Ok(AttemptEnd::NotExact);
+                }
+                Ok(Made::None) => None,
+                Ok(Made::Warm(Ok(template))) => {
                     self.template_ready(&*template)?;
                     return Ok(AttemptEnd::Template(template));
                 }
-                Ok(Some(Err(error))) => Some(error),
+                Ok(Made::Exact(Ok(template))) => {
+                    self.template_ready(&*template)?;
+                    return Ok(AttemptEnd::Exact(template));
+                }
+                Ok(Made::Warm(Err(error)) | Made::Exact(Err(error))) => Some(error),
                 Err(_) => Some(late()),
             };
             if let Some(error) = error {
@@ -215,6 +296,16 @@ impl Attempt<'_, '_> {
         context.emit(ended(end.fault.clone(), end.state, end.diagnosis))?;
         context.sync()?;
         Ok(end.fault.map_or(AttemptEnd::Ran, AttemptEnd::Died))
+    }
+
+    /// The template that a boot asks for.
+    async fn template(&self, boot: &PlannedBoot, request: &BootRequest) -> Made {
+        let pool = self.context.pool;
+        if boot.start == Start::Exact {
+            let seed = boot.seed.unwrap_or_default();
+            return pool.exact_template(request, seed).await.map_or(Made::None, Made::Exact);
+        }
+        pool.template(request).await.map_or(Made::None, Made::Warm)
     }
 
     /// Runs trials until none is left or the machine can't take another.
@@ -287,7 +378,7 @@ impl Attempt<'_, '_> {
     }
 
     /// What is known of a template.
-    fn template_ready(&mut self, template: &dyn Template) -> Result<(), Stop> {
+    fn template_ready(&mut self, template: &dyn Kept) -> Result<(), Stop> {
         let since = template.kept_since().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         self.context.emit(Event::BootReady {
             boot: self.boot.to_owned(),

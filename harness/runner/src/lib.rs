@@ -6,6 +6,7 @@
 //! each goes to the journal and to the caller's observer.
 
 mod attempt;
+mod exact;
 mod history;
 mod merge;
 mod own;

@@ -7,6 +7,7 @@ use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
 use kgate_model::plan::{FORMAT, Kind, MachineShape, Plan, PlannedBoot, PlannedTrial, Start};
 use kgate_scenario::{Policy, Requires, Scenario, Selected, Waivers, Workload};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// What a user wrote for a run, validated. Kept in the run directory as it was given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,10 +71,10 @@ pub fn make_plan(
 ) -> Plan {
     let decided: Vec<[Option<Outcome>; 2]> =
         inputs.selected.iter().map(|s| decide(inputs, s, capabilities)).collect();
-    let numbers = inputs.selected.iter().map(|s| s.boots).max().unwrap_or_default();
+    let numbers = inputs.selected.iter().map(|s| replicates(inputs, s)).max().unwrap_or_default();
     let mut boots = Vec::new();
     for number in 1..=numbers {
-        for (group, members) in groups(&inputs.selected, number) {
+        for (group, members) in groups(inputs, number) {
             let order = if number % 2 == 1 { [0, 1] } else { [1, 0] };
             for at in order {
                 let role = Role::ALL[at];
@@ -82,26 +83,35 @@ pub fn make_plan(
                 let modules = undecided
                     .map(|&member| inputs.requires(&inputs.selected[member].scenario).modules)
                     .reduce(|all, more| union(&all, &more));
-                let trials = members.iter().map(|&member| {
+                let trial = |member: usize, clone: Option<u32>| {
                     let scenario = &inputs.selected[member].scenario;
+                    let nth = clone.map_or(String::new(), |clone| format!("+{clone}"));
                     PlannedTrial {
-                        id: format!("{}@{id}", scenario.id),
+                        id: format!("{}{nth}@{id}", scenario.id),
                         scenario: scenario.id.as_str().to_owned(),
-                        clone: None,
+                        clone,
                         kind: scenario.kind,
                         decided: decided[member][at].clone(),
                     }
-                });
+                };
+                let exact = group.start == Start::Exact;
+                let clones: Vec<Option<u32>> = match exact {
+                    true => (1..=inputs.policy.exact.clones).map(Some).collect(),
+                    false => vec![None],
+                };
+                let trials = clones
+                    .iter()
+                    .flat_map(|&clone| members.iter().map(move |&member| trial(member, clone)));
                 boots.push(PlannedBoot {
                     trials: trials.collect(),
+                    seed: exact.then(|| seed(inputs.policy.exact.seed, role, number)),
                     role,
                     number,
                     image: group.image.to_owned(),
-                    shape: shape(&inputs.workload, role, group.network),
+                    shape: shape(&inputs.workload, role, group),
                     modules: modules.unwrap_or_default(),
                     start: group.start,
                     exclusive: group.exclusive,
-                    seed: None,
                     partition: 1,
                     id,
                 });
@@ -118,6 +128,26 @@ pub fn make_plan(
         partitions: partitions.max(1),
         boots,
     }
+}
+
+/// In how many boots of each role a scenario runs.
+fn replicates(inputs: &Inputs, selected: &Selected) -> u32 {
+    match selected.scenario.boot {
+        Start::Exact => inputs.policy.exact.templates,
+        _ => selected.boots,
+    }
+}
+
+/// The seed of a boot: no two boots of one run have the same, so that two equal kernels differ by as
+/// much as chance makes them.
+fn seed(run: u64, role: Role, number: u32) -> u64 {
+    derived(run, &format!("{role} {number}"))
+}
+
+/// A number that follows from another and from what it is for.
+pub(crate) fn derived(from: u64, what: &str) -> u64 {
+    let bytes: [u8; 32] = Sha256::digest(format!("{from} {what}")).into();
+    u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| bytes[at]))
 }
 
 /// What the scenarios of one boot have in common.
@@ -141,7 +171,7 @@ impl Group<'_> {
             Some((name, before)) => format!("+cold-{name}+{}", before + 1),
             // What measures shares its boots: it needs no saying.
             None if self.exclusive => String::new(),
-            None => "+shared".to_owned(),
+            None => format!("+{}", self.start.as_str()),
         };
         let exclusive = if self.exclusive { "+exclusive" } else { "" };
         format!("{role}-{number}-{}{network}{start}{exclusive}", self.image)
@@ -150,10 +180,10 @@ impl Group<'_> {
 
 /// The groups of one number with the indices of their scenarios: those that may run beside others
 /// first, then in the order in which their first scenario was selected.
-fn groups(selected: &[Selected], number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
+fn groups(inputs: &Inputs, number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
     let mut groups: Vec<(Group<'_>, Vec<usize>)> = Vec::new();
     for (at, Selected { scenario, .. }) in
-        selected.iter().enumerate().filter(|(_, s)| s.boots >= number)
+        inputs.selected.iter().enumerate().filter(|(_, s)| replicates(inputs, s) >= number)
     {
         let name = scenario.id.as_str().rsplit('/').next().unwrap_or_default();
         let alone = (scenario.boot == Start::Cold).then(|| {
@@ -161,7 +191,8 @@ fn groups(selected: &[Selected], number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
             (name, groups.iter().filter(named).count())
         });
         let group = Group {
-            exclusive: scenario.kind == Kind::Performance,
+            // What counts instructions doesn't mind how long they take.
+            exclusive: scenario.kind == Kind::Performance && scenario.boot != Start::Exact,
             start: scenario.boot,
             image: &scenario.image,
             network: scenario.network,
@@ -176,18 +207,19 @@ fn groups(selected: &[Selected], number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
     groups
 }
 
-fn shape(workload: &Workload, role: Role, network: bool) -> MachineShape {
+fn shape(workload: &Workload, role: Role, group: Group<'_>) -> MachineShape {
     let machine = &workload.machine;
     let own = match role {
         Role::Baseline => &machine.baseline,
         Role::Candidate => &machine.candidate,
     };
     MachineShape {
-        cpus: machine.cpus,
+        // More than one would have to take turns, at times that depend on the controller.
+        cpus: if group.start == Start::Exact { 1 } else { machine.cpus },
         memory: machine.memory,
         cpu_model: machine.cpu_model.clone(),
         kernel_args: [machine.kernel_args.clone(), own.kernel_args.clone()].concat(),
-        network,
+        network: group.network,
     }
 }
 

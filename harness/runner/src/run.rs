@@ -16,9 +16,8 @@ use kgate_model::plan::{PlannedBoot, PlannedTrial};
 use kgate_scenario::{Requires, Scenario};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::attempt;
+use crate::attempt::{self, Ready};
 use crate::history::History;
-use crate::own::Own;
 use crate::plan::Inputs;
 use crate::rundir::{Journal, RunDir, RunDirError};
 use crate::schedule::{Schedule, Unit};
@@ -203,7 +202,7 @@ fn jobs(record: &RunRecord, partition: Option<u32>) -> Vec<Job<'_>> {
 /// What a unit came to.
 enum Done<'a> {
     /// A boot, whose trials now need machines of their own where it gives something.
-    Boot(Option<Own<'a>>),
+    Boot(Option<Ready<'a>>),
     /// A trial with a machine of its own; `false`: it could not be cloned.
     Trial(bool),
 }
@@ -221,7 +220,7 @@ async fn carry_out(
     tokio::pin!(cancel);
     let deadline = Instant::now() + context.inputs.policy.timeouts.run;
     let mut schedule = Schedule::new(jobs.iter().map(|job| (job.boot, &*job.open)), history);
-    let mut own: BTreeMap<usize, Rc<Own<'_>>> = BTreeMap::new();
+    let mut own: BTreeMap<usize, Rc<Ready<'_>>> = BTreeMap::new();
     let mut running: FuturesUnordered<LocalBoxFuture<'_, (Unit, Result<Done<'_>, Stop>)>> =
         FuturesUnordered::new();
     // Leaving this function drops what still runs, which ends its machines.
@@ -236,7 +235,7 @@ async fn carry_out(
                 let (own, clone) = (own.get(&at).map(Rc::clone), schedule.is_clone(unit));
                 running.push(Box::pin(async move {
                     let Some(own) = own else { return (unit, Ok(Done::Trial(true))) };
-                    let ran = own.run(context, jobs[at].open[trial], clone).await;
+                    let ran = own.run(context, &jobs[at].open, trial, clone).await;
                     (unit, ran.map(Done::Trial))
                 }));
             }

@@ -536,7 +536,7 @@ mod tests {
         fs::write(path.join(POLICY), "{ \"boots\": \"many\" }").unwrap();
         insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @r#"DIR/run/inputs/policy.json:1: the run directory is damaged: invalid type: string "many", expected u32 at line 1 column 17; what it knew is lost, start a new run"#);
         fs::write(path.join(PLAN), "{ \"format\": 9, \"kgate\": \"3.0.0\" }").unwrap();
-        insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @"DIR/run was written in format 9 by kgate 3.0.0; this program reads format 2");
+        insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @"DIR/run was written in format 9 by kgate 3.0.0; this program reads format 3");
     }
 
     #[test]

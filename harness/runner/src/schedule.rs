@@ -20,7 +20,8 @@ const BOOT: u64 = 1500;
 pub(crate) enum Unit {
     /// A boot, by its place in the list of boots; of a warm one the template.
     Boot(usize),
-    /// A trial in a machine of its own: of this boot, the one in this place of its open trials.
+    /// A trial in a machine of its own: of this boot, the one in this place of its open trials. Of an
+    /// exact boot, all trials of its clone.
     Trial(usize, usize),
 }
 
@@ -51,7 +52,7 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn is_template(&self) -> bool {
-        self.boot.start == Start::Warm && matches!(self.unit, Unit::Boot(_))
+        has_clones(self.boot) && matches!(self.unit, Unit::Boot(_))
     }
 
     /// Whether this one needs all that `other` needs.
@@ -81,6 +82,10 @@ struct Pair<'a> {
     expected: u64,
     /// In the order of the plan.
     units: Vec<(Role, Entry<'a>)>,
+}
+
+fn has_clones(boot: &PlannedBoot) -> bool {
+    matches!(boot.start, Start::Warm | Start::Exact)
 }
 
 impl<'a> Schedule<'a> {
@@ -116,8 +121,13 @@ impl<'a> Schedule<'a> {
             let times = open.iter().map(|trial| history.expected(&trial.scenario));
             let all = times.fold(BOOT, u64::saturating_add);
             add(None, all, entry(Unit::Boot(at), State::Waiting, false));
-            if boot.start == Start::Warm {
+            if has_clones(boot) {
                 for (place, trial) in open.iter().enumerate() {
+                    // One that all trials of its number run in, for which the first of them stands.
+                    let shared = |other: &&&PlannedTrial| other.clone == trial.clone;
+                    if trial.clone.is_some() && open[..place].iter().any(|o| shared(&o)) {
+                        continue;
+                    }
                     let unit = entry(Unit::Trial(at, place), State::Held, true);
                     add(Some(&trial.scenario), history.expected(&trial.scenario), unit);
                 }

@@ -32,9 +32,9 @@ use crate::trial::Log;
 use crate::vitals::{Lost, Vitals};
 
 /// Bytes kept of each output stream of a step; the agent forwards no more.
-const OUTPUT_LIMIT: usize = 4 << 20;
+pub(crate) const OUTPUT_LIMIT: usize = 4 << 20;
 /// Samples kept of one step.
-const SAMPLES_LIMIT: usize = 100_000;
+pub(crate) const SAMPLES_LIMIT: usize = 100_000;
 /// The agent ends a step within a few seconds of its limit, or is itself stuck.
 const BACKSTOP: Duration = Duration::from_secs(10);
 /// Bytes of a file that an expectation looks at.
@@ -150,10 +150,10 @@ impl Printed {
 }
 
 /// How a command ended and what it printed.
-struct Ended {
-    status: ExitStatus,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl<'a, 'c> Steps<'a, 'c> {
@@ -186,33 +186,18 @@ impl<'a, 'c> Steps<'a, 'c> {
     pub(crate) async fn check(&self, requires: &Requires) -> Result<(), Break> {
         for path in &requires.files {
             if !self.exists(path).await? {
-                return Err(skipped(format!("there is no {path}")));
+                return Err(no_file(path));
             }
         }
         for name in &requires.sysctls {
             if !self.exists(&sysctl_path(name)).await? {
-                return Err(skipped(format!("the kernel has no sysctl {name}")));
+                return Err(no_sysctl(name));
             }
         }
         if requires.commands.is_empty() {
             return Ok(());
         }
-        let look = r#"for name; do command -v "$name" >/dev/null || echo "$name"; done"#;
-        let argv = ["sh", "-c", look, "sh"].map(str::to_owned);
-        let argv = argv.into_iter().chain(requires.commands.iter().cloned()).collect();
-        let ended = self.finish(command(argv), None).await?;
-        match exit_status(&ended.status)? {
-            0 if ended.stdout.is_empty() => Ok(()),
-            0 => {
-                let missing: Vec<_> = ended.stdout.split_whitespace().collect();
-                Err(skipped(format!("the image has no {}", missing.join(", "))))
-            }
-            status => Err(Fault::scenario(format!(
-                "the image's shell can't look for commands: it ended with {status}{}",
-                quoted(&ended.stderr)
-            ))
-            .into()),
-        }
+        commands_found(&self.finish(look_for_commands(&requires.commands), None).await?)
     }
 
     /// Carries out the steps in order until one of them settles the trial's outcome.
@@ -239,10 +224,8 @@ impl<'a, 'c> Steps<'a, 'c> {
 
     async fn step(&mut self, step: &Step, ops: &str) -> Result<(), Break> {
         match &step.action {
-            Action::Run { command } => self.run_to_end(step, shell(command), false).await?,
-            Action::Measure(measure) => {
-                self.run_to_end(step, measuring(ops, measure), true).await?;
-            }
+            Action::Run { command } => self.run_to_end(step, shell(command)).await?,
+            Action::Measure(measure) => self.run_to_end(step, measuring(ops, measure)).await?,
             Action::Background { command, ready } => {
                 self.start(step, shell(command), ready).await?;
             }
@@ -268,39 +251,9 @@ impl<'a, 'c> Steps<'a, 'c> {
         Ok(())
     }
 
-    async fn run_to_end(
-        &mut self,
-        step: &Step,
-        argv: Vec<String>,
-        measures: bool,
-    ) -> Result<(), Break> {
-        let command = Command {
-            timeout_ms: step.timeout.map(millis),
-            limits: limits(step),
-            ..with_env(command(argv), step)
-        };
-        let ended = self.finish(command, step.timeout).await?;
-        if ended.status == ExitStatus::TimedOut {
-            let limit = step.timeout.unwrap_or_default().as_secs_f32();
-            let message = format!("step `{}` ran longer than {limit} s", step.name);
-            return Err(Fault::kernel(FaultKind::StepTimeout, message).into());
-        }
-        let status = exit_status(&ended.status)?;
-        if measures && status == UNSUPPORTED {
-            let reason = last_line(&ended.stderr).unwrap_or("the kernel lacks what it measures");
-            return Err(skipped(reason.to_owned()));
-        }
-        if let Some(format) = step.results {
-            let report = ktap::parse(&ended.stdout, format);
-            self.subtests.extend(report.subtests());
-            match report.outcome() {
-                Outcome::Passed => {}
-                outcome => return Err(Break::Outcome(outcome)),
-            }
-        }
-        expect_output(step, status, &ended)?;
-        for metric in &step.metrics {
-            let samples = read_metric(step, metric, &ended)?;
+    async fn run_to_end(&mut self, step: &Step, argv: Vec<String>) -> Result<(), Break> {
+        let ended = self.finish(to_its_end(step, argv), step.timeout).await?;
+        for samples in judge(step, &ended, &mut self.subtests)? {
             let trial = self.planned.id.clone();
             self.context.emit(Event::Measured { trial, samples })?;
         }
@@ -552,7 +505,7 @@ async fn follow(
 }
 
 /// Samples by their metric, in the order in which each first appears.
-fn by_metric(samples: Vec<WireSample>) -> Vec<Samples> {
+pub(crate) fn by_metric(samples: Vec<WireSample>) -> Vec<Samples> {
     let mut all: Vec<Samples> = Vec::new();
     let mut place: BTreeMap<String, usize> = BTreeMap::new();
     for WireSample { metric, value, unit, better } in samples {
@@ -565,11 +518,79 @@ fn by_metric(samples: Vec<WireSample>) -> Vec<Samples> {
     all
 }
 
-fn shell(text: &str) -> Vec<String> {
+/// The command of a step that runs to its end.
+pub(crate) fn to_its_end(step: &Step, argv: Vec<String>) -> Command {
+    Command {
+        timeout_ms: step.timeout.map(millis),
+        limits: limits(step),
+        ..with_env(command(argv), step)
+    }
+}
+
+/// Judges a step's command that has ended. Returns what its output holds of metrics.
+pub(crate) fn judge(
+    step: &Step,
+    ended: &Ended,
+    subtests: &mut Vec<Subtest>,
+) -> Result<Vec<Samples>, Break> {
+    if ended.status == ExitStatus::TimedOut {
+        let limit = step.timeout.unwrap_or_default().as_secs_f32();
+        let message = format!("step `{}` ran longer than {limit} s", step.name);
+        return Err(Fault::kernel(FaultKind::StepTimeout, message).into());
+    }
+    let status = exit_status(&ended.status)?;
+    if matches!(step.action, Action::Measure(_)) && status == UNSUPPORTED {
+        let reason = last_line(&ended.stderr).unwrap_or("the kernel lacks what it measures");
+        return Err(skipped(reason.to_owned()));
+    }
+    if let Some(format) = step.results {
+        let report = ktap::parse(&ended.stdout, format);
+        subtests.extend(report.subtests());
+        match report.outcome() {
+            Outcome::Passed => {}
+            outcome => return Err(Break::Outcome(outcome)),
+        }
+    }
+    expect_output(step, status, ended)?;
+    step.metrics.iter().map(|metric| read_metric(step, metric, ended)).collect()
+}
+
+/// Looks for programs in the image.
+pub(crate) fn look_for_commands(names: &[String]) -> Command {
+    let look = r#"for name; do command -v "$name" >/dev/null || echo "$name"; done"#;
+    let argv = ["sh", "-c", look, "sh"].map(str::to_owned);
+    command(argv.into_iter().chain(names.iter().cloned()).collect())
+}
+
+/// Judges [`look_for_commands`].
+pub(crate) fn commands_found(ended: &Ended) -> Result<(), Break> {
+    match exit_status(&ended.status)? {
+        0 if ended.stdout.is_empty() => Ok(()),
+        0 => {
+            let missing: Vec<_> = ended.stdout.split_whitespace().collect();
+            Err(skipped(format!("the image has no {}", missing.join(", "))))
+        }
+        status => Err(Fault::scenario(format!(
+            "the image's shell can't look for commands: it ended with {status}{}",
+            quoted(&ended.stderr)
+        ))
+        .into()),
+    }
+}
+
+pub(crate) fn no_file(path: &str) -> Break {
+    skipped(format!("there is no {path}"))
+}
+
+pub(crate) fn no_sysctl(name: &str) -> Break {
+    skipped(format!("the kernel has no sysctl {name}"))
+}
+
+pub(crate) fn shell(text: &str) -> Vec<String> {
     ["sh", "-c", text].map(str::to_owned).to_vec()
 }
 
-fn measuring(ops: &str, measure: &Measure) -> Vec<String> {
+pub(crate) fn measuring(ops: &str, measure: &Measure) -> Vec<String> {
     let Measure { op, batch, batches, warmup } = measure;
     let numbers = [("--batch", batch), ("--batches", batches), ("--warmup", warmup)];
     [ops.to_owned(), op.clone()]
@@ -637,11 +658,11 @@ fn accomplished<T>(step: &Step, result: Result<T, AgentError>) -> Result<T, Brea
     }
 }
 
-fn is_missing(trouble: &Trouble) -> bool {
+pub(crate) fn is_missing(trouble: &Trouble) -> bool {
     matches!(trouble.errno, Some(ENOENT | ENOTDIR))
 }
 
-fn unexpected(step: &Step, wrong: &str) -> Break {
+pub(crate) fn unexpected(step: &Step, wrong: &str) -> Break {
     let message = format!("step `{}`: {wrong}", step.name);
     Fault::kernel(FaultKind::Expectation, message).into()
 }
@@ -722,7 +743,7 @@ fn read_metric(step: &Step, metric: &MetricSpec, ended: &Ended) -> Result<Sample
 }
 
 /// Dots and slashes change places: `net.ipv4.conf.eth0/1.mtu` is about the interface `eth0.1`.
-fn sysctl_path(name: &str) -> String {
+pub(crate) fn sysctl_path(name: &str) -> String {
     let swapped = name.chars().map(|c| match c {
         '.' => '/',
         '/' => '.',

@@ -204,7 +204,7 @@ const EXPLAINED: u64 = 1 << 7 | 1 << 9 | 1 << 14;
 
 /// What is wrong when the kernel became tainted and the scenario doesn't allow it. A scenario that
 /// was allowed to provoke what was found was allowed the taint that comes with it.
-fn tainted(allowed: bool, before: u64, after: u64, found: bool) -> Option<Fault> {
+pub(crate) fn tainted(allowed: bool, before: u64, after: u64, found: bool) -> Option<Fault> {
     let new = after & !before & if found { !EXPLAINED } else { !0 };
     if new == 0 || allowed {
         return None;
@@ -227,7 +227,7 @@ struct LogFile {
 }
 
 impl Log {
-    fn create(path: PathBuf) -> Result<Self, Stop> {
+    pub(crate) fn create(path: PathBuf) -> Result<Self, Stop> {
         let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
         match parent.and_then(|()| File::create(&path)) {
             Ok(file) => {
@@ -254,7 +254,7 @@ impl Log {
     }
 
     /// Whether everything was written.
-    fn check(&self) -> Result<(), Stop> {
+    pub(crate) fn check(&self) -> Result<(), Stop> {
         let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         log.error.as_ref().map_or(Ok(()), |error| Err(disk(&log.path, error)))
     }

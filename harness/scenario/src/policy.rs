@@ -84,6 +84,9 @@ pub struct ExactPolicy {
     pub templates: u32,
     /// Clones of each template.
     pub clones: u32,
+    /// What everything that chance decides follows from: the same kernels and the same seed give the
+    /// same numbers.
+    pub seed: u64,
     /// A change counts as proven from this many standard errors.
     pub t: f64,
     /// Limits of the path: the cheapest batch.
@@ -99,6 +102,7 @@ impl Default for ExactPolicy {
         Self {
             templates: 2,
             clones: 5,
+            seed: 1,
             t: 4.0,
             path: PerformanceLimits { warn: Percent(0.1), fail: Percent(1.0) },
             mean: PerformanceLimits { warn: Percent(0.5), fail: Percent(2.0) },

@@ -338,6 +338,8 @@ pub(crate) struct Exact {
     /// Clones of each template. Default: 5.
     #[schemars(range(min = 2, max = 100))]
     pub(crate) clones: Field<u64>,
+    /// What chance decides follows from it. Default: 1.
+    pub(crate) seed: Field<u64>,
     /// Standard errors from which a change counts as proven. Default: 4.
     pub(crate) t: Field<Of<Errors>>,
     /// Limits of the path, the cheapest batch. Default: warn 0.1%, fail 1%.

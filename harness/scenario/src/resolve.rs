@@ -179,7 +179,7 @@ pub(crate) fn scenario(
     let steps = steps(raw.steps.required(root, OWNER, "steps", sink), steps_span, timeout, sink);
     let network = raw.network.get().unwrap_or(false);
     if boot == Start::Exact {
-        exact(&steps, network, boot_span, sink);
+        repeatable(&steps, network, boot_span, sink);
     }
     if kind == Some(Kind::Performance)
         && sink.is_clean()
@@ -228,7 +228,7 @@ fn boot(field: Field<Of<Start>>, kind: Option<Kind>, sink: &Sink<'_>) -> Start {
 
 /// Nothing that comes from outside, and nothing that looks at the machine from there, has a place in a
 /// scenario that does the same in every bit whenever it runs.
-fn exact(steps: &[Step], network: bool, span: Span, sink: &Sink<'_>) {
+fn repeatable(steps: &[Step], network: bool, span: Span, sink: &Sink<'_>) {
     let report = |what: &str| {
         let hint = "leave it out, or measure with `boot: shared`";
         sink.report(span, format!("`boot: exact` together with {what}"), Some(hint.into()));
@@ -240,6 +240,9 @@ fn exact(steps: &[Step], network: bool, span: Span, sink: &Sink<'_>) {
         let Step { name, action, expect, results, .. } = step;
         if matches!(action, Action::Background { .. }) {
             report(&format!("a background program (step `{name}`)"));
+        }
+        if matches!(action, Action::Sysctl { .. }) {
+            report(&format!("a `sysctl` step, which is undone after a look at it (step `{name}`)"));
         }
         if results.is_some() {
             report(&format!("subtests (step `{name}`)"));
@@ -742,7 +745,7 @@ pub(crate) fn policy(raw: raw::Policy, selected: &[Selected], sink: &Sink<'_>) -
         flaky: raw.flaky.plain().unwrap_or(default.flaky),
         performance,
         tails: performance_limits(tails, default.tails, sink),
-        exact: exact(raw.exact.get().unwrap_or_default(), default.exact, glob, sink),
+        exact: exact_policy(raw.exact.get().unwrap_or_default(), default.exact, glob, sink),
         memory: memory_limits(raw.memory, default.memory, sink),
         metrics,
         on_finding: raw.on_finding.plain().unwrap_or(default.on_finding),
@@ -750,7 +753,7 @@ pub(crate) fn policy(raw: raw::Policy, selected: &[Selected], sink: &Sink<'_>) -
     }
 }
 
-fn exact(
+fn exact_policy(
     raw: raw::Exact,
     default: ExactPolicy,
     glob: impl Fn(Span, &str) -> Option<Glob>,
@@ -771,6 +774,7 @@ fn exact(
         // One template says nothing of what differs between boots of one kernel.
         templates: count(raw.templates, "templates", 2, 100, sink).unwrap_or(default.templates),
         clones: count(raw.clones, "clones", 2, 100, sink).unwrap_or(default.clones),
+        seed: raw.seed.get().unwrap_or(default.seed),
         t: raw.t.get().map_or(default.t, |Of(Errors(t))| t),
         path,
         mean,

@@ -25,7 +25,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use kgate_machine::{
-    Agent, AgentError, BootError, BootRequest, CloneRequest, Console, End, Machine, Pool, Template,
+    Agent, AgentError, BootError, BootRequest, CloneRequest, Console, End, Kept, Machine, Pool,
+    Template,
 };
 use kgate_model::finding::Finding;
 use kgate_model::outcome::{Fault, FaultKind};
@@ -379,8 +380,7 @@ struct LocalTemplate {
     ready: Duration,
 }
 
-#[async_trait(?Send)]
-impl Template for LocalTemplate {
+impl Kept for LocalTemplate {
     fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -400,7 +400,10 @@ impl Template for LocalTemplate {
     fn kept_since(&self) -> Option<SystemTime> {
         None
     }
+}
 
+#[async_trait(?Send)]
+impl Template for LocalTemplate {
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
         let CloneRequest { name, console, kernel_log, deadline } = request;
         let seat = Seat { name, console, kernel_log: kernel_log.as_deref(), deadline: *deadline };

@@ -48,10 +48,6 @@ pub(super) async fn run(
     let inputs = inputs(args, scenario);
     let mut plan = make_plan(&inputs, record.clone(), record, &Known(&kernels), 1);
     plan.boots.retain(|boot| boot.role == Role::Candidate);
-    for boot in &mut plan.boots {
-        // There is nobody that a template would spare a boot, and the console is one file.
-        boot.start = Start::Cold;
-    }
 
     let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
@@ -59,7 +55,7 @@ pub(super) async fn run(
         anstream::eprintln!("kgate: building {what} …");
     })?;
     for boot in &plan.boots {
-        pool.check(boot.role, &boot.image, &boot.modules, boot.shape.network)?;
+        pool.check(boot.role, &boot.image, &boot.modules, boot.shape.network, false)?;
     }
     pool.settle_accel().await?;
     if let Some(reason) = pool.facts().get("accelerator reason") {
@@ -144,6 +140,8 @@ fn find(library: &Source, id: &str) -> Result<Scenario, CommandError> {
 /// A workload of one scenario, on the machine of the command line; a larger one where the scenario
 /// needs it.
 fn inputs(args: &BootArgs, scenario: Scenario) -> Inputs {
+    // There is nobody that a template would spare a boot, and the console is one file.
+    let scenario = Scenario { boot: Start::Cold, ..scenario };
     let requires = &scenario.requires;
     let words = args.append.iter().flat_map(|a| a.split_whitespace());
     let machine = MachineSpec {

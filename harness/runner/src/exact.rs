@@ -1,0 +1,544 @@
+//! Exact trials: clones that carry out a script by themselves, and what their answers come to.
+//!
+//! Nothing may reach such a machine while it runs, so everything that its trials ask for is written down
+//! before, and judged when it is over.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+
+use kgate_machine::{BootError, Carried, ExactTemplate, Profile, ScriptRequest};
+use kgate_model::finding::Finding;
+use kgate_model::journal::{Event, OwnMachine};
+use kgate_model::outcome::{Fault, FaultKind, Outcome};
+use kgate_model::plan::{PlannedBoot, PlannedTrial};
+use kgate_model::sample::Samples;
+use kgate_model::wire::{
+    CHUNK, Command, ExitStatus, KernelState, Reply, Request, RequestId, Stream,
+};
+use kgate_scenario::{Action, Step};
+use tokio::time::{Instant, timeout};
+
+use crate::attempt::{START_GRACE, disk, millis};
+use crate::own::late;
+use crate::plan::derived;
+use crate::run::{Assignment, Context, Stop};
+use crate::rundir;
+use crate::step::{
+    Break, Ended, OUTPUT_LIMIT, SAMPLES_LIMIT, by_metric, commands_found, is_missing, judge,
+    look_for_commands, measuring, no_file, no_sysctl, shell, sysctl_path, to_its_end, unexpected,
+};
+use crate::trial::{Log, tainted};
+
+/// Clones that are tried for the same trials when it is not the kernel that they fail by.
+const TRIES: u32 = 2;
+/// Number of the first request of a script; lower ones are the pool's.
+const FIRST: RequestId = 16;
+
+/// The clone by which it is seen whether such machines repeat here at all.
+const CHECKED: u32 = 1;
+
+/// A boot whose clones carry out scripts.
+pub(crate) struct ExactBoot<'a> {
+    boot: &'a PlannedBoot,
+    attempt: u32,
+    template: Box<dyn ExactTemplate>,
+    /// Trials that haven't ended.
+    left: Cell<usize>,
+    /// The kernel's state after the last trial of a clone.
+    after: std::cell::RefCell<Option<KernelState>>,
+}
+
+impl<'a> ExactBoot<'a> {
+    /// A boot whose template is ready, with so many trials to run.
+    pub(crate) fn new(
+        boot: &'a PlannedBoot,
+        attempt: u32,
+        trials: usize,
+        template: Box<dyn ExactTemplate>,
+    ) -> Self {
+        Self { boot, attempt, template, left: Cell::new(trials), after: Default::default() }
+    }
+
+    /// Runs trials in one clone; in another one what is left when the kernel was lost in one of them.
+    pub(crate) async fn run<'t>(
+        &self,
+        context: &'t Context<'_>,
+        trials: &[&'t PlannedTrial],
+    ) -> Result<(), Stop> {
+        let mut open: VecDeque<&'t PlannedTrial> = trials.iter().copied().collect();
+        let (mut machines, mut tries) = (0, 0);
+        while let Some(&first) = open.front() {
+            machines += 1;
+            let clone = first.clone.unwrap_or_default();
+            let name = self.machine(clone, machines);
+            let started = Instant::now();
+            let script = Script::of(context, &*self.template, &open);
+            let carried = match self.carry_out(context, &name, clone, &script).await? {
+                Ok(carried) => carried,
+                Err(error) => {
+                    tries += 1;
+                    if tries == TRIES {
+                        for trial in open.drain(..) {
+                            self.ended(
+                                context,
+                                trial,
+                                Outcome::from_fault(error.fault.clone()),
+                                0,
+                            )?;
+                        }
+                    }
+                    continue;
+                }
+            };
+            let ready = millis(started.elapsed());
+            let answers = Answers::of(carried.replies);
+            if clone == CHECKED && self.boot.number == 1 && machines == 1 {
+                self.check(context, &script, &answers, carried.digest).await?;
+            }
+            for finding in carried.findings {
+                self.found(context, finding)?;
+            }
+            let machine = OwnMachine {
+                clone: true,
+                ready_ms: 0,
+                console: rundir::console(&name),
+                kernel_log: rundir::kernel_log(&name),
+            };
+            let diagnosis = match carried.diagnosis {
+                Some(text) => {
+                    let file = rundir::diagnosis(&name);
+                    let path = context.dir.path().join(&file);
+                    fs::write(&path, text).map_err(|e| disk(&path, &e))?;
+                    Some(file)
+                }
+                None => None,
+            };
+            let wall = ready / u64::try_from(open.len().max(1)).unwrap_or(1);
+            let mut before = self.template.state().clone();
+            for part in &script.parts {
+                let Some(state) = answers.state(part.state) else { break };
+                open.pop_front();
+                self.began(context, part.trial, &machine)?;
+                let outcome = self.judged(context, part, &answers, &before, &state)?;
+                self.ended(context, part.trial, outcome, wall)?;
+                before = state;
+            }
+            *self.after.borrow_mut() = Some(before);
+            // The one that it did not get through.
+            if let Some(fault) = carried.fault
+                && let Some(trial) = open.front().copied()
+            {
+                let ours = fault.blame == kgate_model::outcome::Blame::Harness;
+                tries += u32::from(ours);
+                if !ours || tries == TRIES {
+                    open.pop_front();
+                    self.began(context, trial, &machine)?;
+                    self.tell_end(context, trial, Outcome::from_fault(fault), wall, diagnosis)?;
+                }
+            } else if let Some(trial) = open.front().copied() {
+                open.pop_front();
+                let message = "the machine ended before its script did";
+                let fault = Fault::harness(FaultKind::Channel, message);
+                self.began(context, trial, &machine)?;
+                self.ended(context, trial, Outcome::from_fault(fault), wall)?;
+            }
+            context.sync()?;
+        }
+        if self.left.get() == 0 {
+            let (boot, attempt) = (self.boot.id.clone(), self.attempt);
+            let console = rundir::console(&rundir::attempt(&boot, attempt));
+            let state = self.after.borrow().clone();
+            let (fault, diagnosis) = (None, None);
+            context.emit(Event::BootEnded { boot, attempt, fault, state, console, diagnosis })?;
+            context.sync()?;
+        }
+        Ok(())
+    }
+
+    fn machine(&self, clone: u32, nth: u32) -> String {
+        let again = if nth > 1 { format!("+{nth}") } else { String::new() };
+        format!("{}/clone-{clone}{again}", rundir::attempt(&self.boot.id, self.attempt))
+    }
+
+    async fn carry_out(
+        &self,
+        context: &Context<'_>,
+        name: &str,
+        clone: u32,
+        script: &Script<'_>,
+    ) -> Result<Result<Carried, BootError>, Stop> {
+        let console = context.dir.path().join(rundir::console(name));
+        console.parent().map_or(Ok(()), fs::create_dir_all).map_err(|e| disk(&console, &e))?;
+        let request = ScriptRequest {
+            name: name.to_owned(),
+            console,
+            seed: derived(self.boot.seed.unwrap_or_default(), &format!("clone {clone}")),
+            script: script.requests.clone(),
+            silence: script.silence,
+            profile: None::<Profile>,
+        };
+        let limit = script.limit + START_GRACE;
+        let carried = timeout(limit, self.template.carry_out(&request)).await;
+        Ok(carried.unwrap_or_else(|_| Err(late())))
+    }
+
+    /// Carries out the same once more, which must come to the same in every bit.
+    async fn check(
+        &self,
+        context: &Context<'_>,
+        script: &Script<'_>,
+        first: &Answers,
+        digest: [u8; 32],
+    ) -> Result<(), Stop> {
+        let name = format!("{}+check", self.machine(CHECKED, 1));
+        let difference = match self.carry_out(context, &name, CHECKED, script).await? {
+            Ok(again) if again.digest == digest => None,
+            Ok(again) => Some(script.difference(first, &Answers::of(again.replies))),
+            Err(error) => Some(format!("it could not be carried out again: {error}")),
+        };
+        context.emit(Event::SelfChecked { boot: self.boot.id.clone(), difference })
+    }
+
+    /// What the answers to a trial's requests come to.
+    fn judged(
+        &self,
+        context: &Context<'_>,
+        part: &Part<'_>,
+        answers: &Answers,
+        before: &KernelState,
+        after: &KernelState,
+    ) -> Result<Outcome, Stop> {
+        let mut measured = Vec::new();
+        let judged = part.judge(answers, &mut measured);
+        for samples in measured {
+            context.emit(Event::Measured { trial: part.trial.id.clone(), samples })?;
+        }
+        let outcome = match judged {
+            Ok(()) => Outcome::Passed,
+            Err(Break::Outcome(outcome)) => outcome,
+            Err(Break::Stop(stop)) => return Err(stop),
+            Err(Break::Lost(_)) => {
+                let message = "an answer is missing";
+                Outcome::from_fault(Fault::harness(FaultKind::Channel, message))
+            }
+        };
+        let scenario = part.assignment.scenario;
+        let fault = match outcome {
+            Outcome::Passed => tainted(scenario.allow_taint, before.taint, after.taint, false),
+            _ => None,
+        };
+        let outcome = fault.map_or(outcome, Outcome::from_fault);
+        if outcome != Outcome::Passed {
+            let log = Log::create(context.dir.path().join(rundir::trial_log(&part.trial.id)))?;
+            part.print(answers, &log);
+            log.check()?;
+        }
+        Ok(outcome)
+    }
+
+    fn began(
+        &self,
+        context: &Context<'_>,
+        trial: &PlannedTrial,
+        machine: &OwnMachine,
+    ) -> Result<(), Stop> {
+        context.emit(Event::TrialStarted {
+            trial: trial.id.clone(),
+            attempt: self.attempt,
+            machine: Some(machine.clone()),
+        })
+    }
+
+    fn ended(
+        &self,
+        context: &Context<'_>,
+        trial: &PlannedTrial,
+        outcome: Outcome,
+        wall_ms: u64,
+    ) -> Result<(), Stop> {
+        self.tell_end(context, trial, outcome, wall_ms, None)
+    }
+
+    fn tell_end(
+        &self,
+        context: &Context<'_>,
+        trial: &PlannedTrial,
+        outcome: Outcome,
+        wall_ms: u64,
+        diagnosis: Option<String>,
+    ) -> Result<(), Stop> {
+        self.left.set(self.left.get().saturating_sub(1));
+        let log = (outcome != Outcome::Passed
+            && context.dir.path().join(rundir::trial_log(&trial.id)).exists())
+        .then(|| rundir::trial_log(&trial.id));
+        context.emit(Event::TrialEnded {
+            trial: trial.id.clone(),
+            outcome,
+            wall_ms,
+            subtests: Vec::new(),
+            before: None,
+            after: None,
+            log,
+            diagnosis,
+        })
+    }
+
+    fn found(&self, context: &Context<'_>, finding: Finding) -> Result<(), Stop> {
+        let (boot, finding) = (self.boot.id.clone(), Box::new(finding));
+        context.emit(Event::Finding { boot, trial: None, finding })
+    }
+}
+
+/// Everything that trials ask of a machine, in order.
+struct Script<'a> {
+    requests: Vec<Request>,
+    parts: Vec<Part<'a>>,
+    /// The longest of the trials' limits.
+    silence: std::time::Duration,
+    /// All of them together.
+    limit: std::time::Duration,
+}
+
+/// The requests of one trial.
+struct Part<'a> {
+    trial: &'a PlannedTrial,
+    assignment: &'a Assignment<'a>,
+    asked: Vec<(RequestId, Asked<'a>)>,
+    /// The last of its requests, by which it is known to be over.
+    state: RequestId,
+}
+
+/// What a request is for.
+enum Asked<'a> {
+    Modules,
+    File(&'a str),
+    Sysctl(&'a str),
+    Commands,
+    /// Runs to its end.
+    Command(&'a Step),
+    Write(&'a Step),
+    /// Ends what is left running.
+    CleanUp,
+}
+
+impl<'a> Script<'a> {
+    fn of<'c>(
+        context: &'a Context<'c>,
+        template: &dyn ExactTemplate,
+        trials: &VecDeque<&'a PlannedTrial>,
+    ) -> Self
+    where
+        'c: 'a,
+    {
+        let mut requests = Vec::new();
+        let mut parts: Vec<Part<'a>> = Vec::new();
+        let (mut silence, mut limit) = Default::default();
+        for &trial in trials {
+            let assignment = &context.scenarios[&*trial.scenario];
+            let mut asked = Vec::new();
+            let mut ask = |what: Option<Asked<'a>>, request: &dyn Fn(RequestId) -> Request| {
+                let id = FIRST + RequestId::try_from(requests.len()).unwrap_or(RequestId::MAX);
+                requests.push(request(id));
+                asked.extend(what.map(|what| (id, what)));
+                id
+            };
+            let requires = &assignment.requires;
+            let paths = template.modules(&requires.modules);
+            if !paths.is_empty() {
+                let load = |id| Request::LoadModules { id, paths: paths.clone() };
+                ask(Some(Asked::Modules), &load);
+            }
+            let look =
+                |path: String| move |id| Request::ReadFile { id, path: path.clone(), limit: 1 };
+            for path in &requires.files {
+                ask(Some(Asked::File(path)), &look(path.clone()));
+            }
+            for name in &requires.sysctls {
+                ask(Some(Asked::Sysctl(name)), &look(sysctl_path(name)));
+            }
+            let spawn =
+                |command: Command| move |id| Request::Spawn { id, command: command.clone() };
+            if !requires.commands.is_empty() {
+                ask(Some(Asked::Commands), &spawn(look_for_commands(&requires.commands)));
+            }
+            for step in &assignment.scenario.steps {
+                match &step.action {
+                    Action::Run { command } => {
+                        let command = to_its_end(step, shell(command));
+                        ask(Some(Asked::Command(step)), &spawn(command));
+                    }
+                    Action::Measure(measure) => {
+                        let mut argv = measuring(template.ops(), measure);
+                        argv.push("--exact".to_owned());
+                        ask(Some(Asked::Command(step)), &spawn(to_its_end(step, argv)));
+                    }
+                    Action::Write { path, text } => {
+                        let pieces = text.as_bytes().chunks(CHUNK);
+                        let empty = text.is_empty().then_some(&b""[..]);
+                        for (at, data) in pieces.chain(empty).enumerate() {
+                            let write = |id| Request::WriteFile {
+                                id,
+                                path: path.clone(),
+                                mode: 0o644,
+                                append: at > 0,
+                                data: data.to_vec(),
+                            };
+                            ask(Some(Asked::Write(step)), &write);
+                        }
+                    }
+                    // No file that was read has one in an exact scenario.
+                    Action::Background { .. } | Action::Sysctl { .. } => {}
+                }
+            }
+            ask(Some(Asked::CleanUp), &|id| Request::KillAll { id });
+            let state = ask(None, &|id| Request::State { id });
+            silence = assignment.scenario.timeout.max(silence);
+            limit += assignment.scenario.timeout;
+            parts.push(Part { trial, assignment, asked, state });
+        }
+        Self { requests, parts, silence, limit }
+    }
+
+    /// What is first different in two times the same.
+    fn difference(&self, one: &Answers, other: &Answers) -> String {
+        for part in &self.parts {
+            let (mut first, mut second) = (Vec::new(), Vec::new());
+            let _ = (part.judge(one, &mut first), part.judge(other, &mut second));
+            for (a, b) in first.iter().zip(&second) {
+                let mut pairs = a.values.iter().zip(&b.values).enumerate();
+                if let Some((at, (x, y))) = pairs.find(|(_, (x, y))| x != y) {
+                    let (scenario, metric) = (&part.trial.scenario, &a.metric);
+                    return format!("{scenario}: {metric} was {x}, then {y} (sample {})", at + 1);
+                }
+            }
+            if first != second || one.state(part.state) != other.state(part.state) {
+                return format!("{}: what was measured or the memory in use", part.trial.scenario);
+            }
+        }
+        "what was printed".to_owned()
+    }
+}
+
+impl Part<'_> {
+    /// The outcome, and the samples up to what it came by.
+    fn judge(&self, answers: &Answers, measured: &mut Vec<Samples>) -> Result<(), Break> {
+        for (id, asked) in &self.asked {
+            let missing =
+                || Break::Lost(crate::vitals::Lost::Closed("an answer is missing".into()));
+            match asked {
+                Asked::Modules => {
+                    if let Err(trouble) = answers.done(*id).ok_or_else(missing)? {
+                        let message = trouble.message.clone();
+                        return Err(Fault::kernel(FaultKind::Requirement, message).into());
+                    }
+                }
+                Asked::File(path) if answers.is_missing(*id) => return Err(no_file(path)),
+                Asked::Sysctl(name) if answers.is_missing(*id) => return Err(no_sysctl(name)),
+                Asked::File(_) | Asked::Sysctl(_) => {}
+                Asked::Commands => {
+                    commands_found(&answers.ended(*id).ok_or_else(missing)?)?;
+                }
+                Asked::Command(step) => {
+                    let ended = answers.ended(*id).ok_or_else(missing)?;
+                    measured.extend(answers.samples(*id));
+                    measured.extend(judge(step, &ended, &mut Vec::new())?);
+                }
+                Asked::Write(step) => {
+                    if let Err(trouble) = answers.done(*id).ok_or_else(missing)? {
+                        return Err(unexpected(step, &trouble.message));
+                    }
+                }
+                Asked::CleanUp => {
+                    if let Err(trouble) = answers.done(*id).ok_or_else(missing)? {
+                        let message = trouble.message.clone();
+                        return Err(Fault::kernel(FaultKind::Hang, message).into());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes down what its commands printed.
+    fn print(&self, answers: &Answers, log: &Log) {
+        for (id, asked) in &self.asked {
+            if let (Asked::Command(step), Some(ended)) = (asked, answers.ended(*id)) {
+                let Ended { stdout, stderr, .. } = ended;
+                log.write(format!("--- {}\n{stdout}{stderr}", step.name).as_bytes());
+            }
+        }
+    }
+}
+
+/// What a machine said, by the request that it answers.
+struct Answers(BTreeMap<RequestId, Vec<Reply>>);
+
+impl Answers {
+    fn of(replies: Vec<Reply>) -> Self {
+        let mut all: BTreeMap<RequestId, Vec<Reply>> = BTreeMap::new();
+        for reply in replies {
+            let id = match &reply {
+                Reply::Output { id, .. }
+                | Reply::Sample { id, .. }
+                | Reply::Exited { id, .. }
+                | Reply::Done { id, .. }
+                | Reply::Content { id, .. }
+                | Reply::State { id, .. } => *id,
+                Reply::Hello { .. } | Reply::Heartbeat { .. } | Reply::Kmsg { .. } => continue,
+            };
+            all.entry(id).or_default().push(reply);
+        }
+        Self(all)
+    }
+
+    fn to(&self, id: RequestId) -> &[Reply] {
+        self.0.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    fn done(&self, id: RequestId) -> Option<Result<(), &kgate_model::wire::Trouble>> {
+        self.to(id).iter().find_map(|reply| match reply {
+            Reply::Done { result, .. } => Some(result.as_ref().copied()),
+            _ => None,
+        })
+    }
+
+    fn is_missing(&self, id: RequestId) -> bool {
+        matches!(self.done(id), Some(Err(trouble)) if is_missing(trouble))
+    }
+
+    fn state(&self, id: RequestId) -> Option<KernelState> {
+        self.to(id).iter().find_map(|reply| match reply {
+            Reply::State { state, .. } => Some(state.clone()),
+            _ => None,
+        })
+    }
+
+    fn samples(&self, id: RequestId) -> Vec<Samples> {
+        let samples = self.to(id).iter().filter_map(|reply| match reply {
+            Reply::Sample { sample, .. } if sample.value.is_finite() => Some(sample.clone()),
+            _ => None,
+        });
+        by_metric(samples.take(SAMPLES_LIMIT).collect())
+    }
+
+    fn ended(&self, id: RequestId) -> Option<Ended> {
+        let printed = |wanted: Stream| {
+            let mut text = Vec::new();
+            for reply in self.to(id) {
+                if let Reply::Output { stream, data, .. } = reply
+                    && *stream == wanted
+                {
+                    let room = OUTPUT_LIMIT.saturating_sub(text.len());
+                    text.extend_from_slice(&data[..data.len().min(room)]);
+                }
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        let status: ExitStatus = self.to(id).iter().find_map(|reply| match reply {
+            Reply::Exited { status, .. } => Some(status.clone()),
+            _ => None,
+        })?;
+        Some(Ended { status, stdout: printed(Stream::Stdout), stderr: printed(Stream::Stderr) })
+    }
+}
