@@ -16,6 +16,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "open and close of a file three directories deep",
         shape: Shape::new(500, 40, 4),
         max_batch: 1_000_000,
+        copies: false,
         run: |meter| {
             let scratch = Scratch::new(meter.dir())?;
             let path = scratch.file(0)?;
@@ -27,6 +28,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "stat of a file three directories deep",
         shape: Shape::new(1000, 40, 4),
         max_batch: 1_000_000,
+        copies: false,
         run: |meter| {
             let scratch = Scratch::new(meter.dir())?;
             let path = scratch.file(0)?;
@@ -38,6 +40,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "creation, close and unlink of an empty file",
         shape: Shape::new(200, 40, 4),
         max_batch: 1_000_000,
+        copies: false,
         run: |meter| {
             let scratch = Scratch::new(meter.dir())?;
             let path = scratch.inner.join("new");
@@ -52,6 +55,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "open, getdents64 and close of a directory of 64 files",
         shape: Shape::new(100, 40, 4),
         max_batch: 100_000,
+        copies: false,
         run: readdir,
     },
     Op {
@@ -59,6 +63,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "pread of 4 KiB out of the page cache",
         shape: Shape::new(1000, 40, 4),
         max_batch: 1_000_000,
+        copies: false,
         run: |meter| {
             let scratch = Scratch::new(meter.dir())?;
             let file = scratch.open(CACHED)?;
@@ -73,6 +78,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "pwrite of 4 KiB over what the page cache holds",
         shape: Shape::new(1000, 40, 4),
         max_batch: 1_000_000,
+        copies: false,
         run: |meter| {
             let scratch = Scratch::new(meter.dir())?;
             let file = scratch.open(CACHED)?;
@@ -129,13 +135,13 @@ fn readdir(meter: &mut Meter) -> Result<()> {
 }
 
 /// A directory of our own, three deep, removed with everything in it when dropped.
-struct Scratch {
+pub(crate) struct Scratch {
     top: PathBuf,
-    inner: PathBuf,
+    pub(crate) inner: PathBuf,
 }
 
 impl Scratch {
-    fn new(dir: Option<&Path>) -> Result<Self> {
+    pub(crate) fn new(dir: Option<&Path>) -> Result<Self> {
         let root = match dir {
             Some(dir) => dir,
             None => tmpfs().ok_or(Error::Missing(
@@ -149,7 +155,7 @@ impl Scratch {
     }
 
     /// A new file of `size` bytes, all of them in the page cache.
-    fn open(&self, size: u64) -> Result<OwnedFd> {
+    pub(crate) fn open(&self, size: u64) -> Result<OwnedFd> {
         let file = open(self.inner.join("file"), CREATE, Mode::RUSR | Mode::WUSR)
             .during("open O_CREAT")?;
         for offset in (0..size).step_by(PAGE) {
@@ -164,7 +170,7 @@ impl Scratch {
     }
 
     /// Path of a new file of `size` bytes.
-    fn file(&self, size: u64) -> Result<PathBuf> {
+    pub(crate) fn file(&self, size: u64) -> Result<PathBuf> {
         self.open(size)?;
         Ok(self.inner.join("file"))
     }

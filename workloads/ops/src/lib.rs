@@ -53,14 +53,19 @@
 //! | 2 | usage |
 //! | 4 | skipped: this kernel lacks the feature (as in the kernel's own self-tests) |
 
+mod bpf;
 mod clock;
 mod file;
+mod filter;
 mod ipc;
 mod memory;
 mod meter;
 mod net;
+mod netlink;
+mod netns;
 mod process;
 mod samples;
+mod sys;
 mod syscall;
 
 pub use clock::Clock;
@@ -81,13 +86,18 @@ pub struct Op {
     pub shape: Shape,
     /// Largest batch: what memory, or a table of the kernel's, leaves room for.
     pub max_batch: u32,
+    /// Whether most of its instructions are iterations of REP string instructions, which count bytes
+    /// and not time.
+    pub copies: bool,
     /// Sets up, measures through the meter, and cleans up.
     pub run: fn(&mut Meter) -> Result<()>,
 }
 
 /// Every operation, family by family.
 pub fn ops() -> impl Iterator<Item = &'static Op> {
-    [syscall::OPS, process::OPS, memory::OPS, ipc::OPS, file::OPS, net::OPS].into_iter().flatten()
+    [syscall::OPS, process::OPS, memory::OPS, ipc::OPS, file::OPS, net::OPS, filter::OPS, bpf::OPS]
+        .into_iter()
+        .flatten()
 }
 
 /// The operation called `name`.
@@ -123,7 +133,11 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for op in ops() {
             assert!(seen.insert(op.name), "{} is there twice", op.name);
-            assert!(op.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", op.name);
+            assert!(
+                op.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{}",
+                op.name
+            );
             assert!(!op.summary.is_empty() && op.summary.len() < 80, "{}", op.name);
             assert!((1..=op.max_batch).contains(&op.shape.batch), "{}", op.name);
             assert!((1..=MAX_BATCHES).contains(&op.shape.batches), "{}", op.name);

@@ -1,15 +1,19 @@
 //! Processes and threads: making them, ending them, switching between them.
 #![expect(unsafe_code, reason = "fork and exec")]
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::io::{read, write};
+use rustix::io::{Errno, read, write};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use rustix::pipe::pipe;
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+use rustix::thread::futex;
 
 use crate::meter::{During as _, all};
+use crate::sys::{check, descriptor};
 use crate::{Error, Meter, Op, Result, Shape};
 
 pub(crate) const OPS: &[Op] = &[
@@ -18,6 +22,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "fork, exit of the child, wait",
         shape: Shape::new(20, 20, 2),
         max_batch: 10_000,
+        copies: false,
         run: |meter| meter.each(|| fork(|| 0)?.wait()),
     },
     Op {
@@ -25,13 +30,31 @@ pub(crate) const OPS: &[Op] = &[
         summary: "fork, exec of this program, which exits, wait",
         shape: Shape::new(10, 20, 2),
         max_batch: 10_000,
+        copies: false,
         run: fork_exec,
+    },
+    Op {
+        name: "vfork-exec",
+        summary: "vfork, exec of this program, which exits, wait",
+        shape: Shape::new(1, 30, 2),
+        max_batch: 10_000,
+        copies: false,
+        run: vfork_exec,
+    },
+    Op {
+        name: "clone3-exit",
+        summary: "clone3 with a pidfd, exit of the child, wait by pidfd",
+        shape: Shape::new(1, 80, 4),
+        max_batch: 10_000,
+        copies: false,
+        run: |meter| meter.each(clone3_exit),
     },
     Op {
         name: "thread-create",
         summary: "pthread_create and pthread_join",
         shape: Shape::new(50, 20, 2),
         max_batch: 10_000,
+        copies: false,
         run: |meter| {
             meter.each(|| {
                 let thread = std::thread::Builder::new().spawn(|| ()).during("clone")?;
@@ -44,20 +67,30 @@ pub(crate) const OPS: &[Op] = &[
         summary: "a byte to another process on the same CPU and back: two switches",
         shape: Shape::new(100, 40, 4),
         max_batch: 100_000,
+        copies: false,
         run: context_switch,
+    },
+    Op {
+        name: "futex-switch",
+        summary: "futex wake of another process on the same CPU and wait for its answer",
+        shape: Shape::new(20, 120, 8),
+        max_batch: 100_000,
+        copies: false,
+        run: futex_switch,
     },
 ];
 
 /// The argument that makes the binary exit at once with code 0: what `fork-exec` executes.
 pub(crate) const EXIT: &str = "--exit";
 
-/// A child process that has to be waited for.
-struct Child(Pid);
+/// A child process that has to be waited for; one that is dropped is killed.
+pub(crate) struct Child(Pid);
 
 impl Child {
     /// Waits until the child is gone; one that didn't exit with 0 is an error.
-    fn wait(self) -> Result<()> {
-        let ended = waitpid(Some(self.0), WaitOptions::empty()).during("waitpid")?;
+    pub(crate) fn wait(self) -> Result<()> {
+        let child = std::mem::ManuallyDrop::new(self);
+        let ended = waitpid(Some(child.0), WaitOptions::empty()).during("waitpid")?;
         match ended.and_then(|(_, status)| status.exit_status()) {
             Some(0) => Ok(()),
             _ => Err(Error::Wrong { call: "waitpid", what: "the child failed" }),
@@ -65,10 +98,17 @@ impl Child {
     }
 }
 
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = rustix::process::kill_process(self.0, Signal::KILL);
+        let _ = waitpid(Some(self.0), WaitOptions::empty());
+    }
+}
+
 /// Forks. The child runs `body` and exits with its answer, without unwinding or cleaning up.
-fn fork(body: impl FnOnce() -> i32) -> Result<Child> {
-    // SAFETY: this program has one thread when it forks, and the bodies in this file only make
-    // system calls.
+pub(crate) fn fork(body: impl FnOnce() -> i32) -> Result<Child> {
+    // SAFETY: this program has one thread when it forks, and the bodies only make system
+    // calls.
     match unsafe { libc::fork() } {
         0 => {
             let code = body();
@@ -83,21 +123,87 @@ fn fork(body: impl FnOnce() -> i32) -> Result<Child> {
 }
 
 fn fork_exec(meter: &mut Meter) -> Result<()> {
-    let path = std::env::current_exe().during("readlink /proc/self/exe")?;
-    let c_string = |bytes: Vec<u8>| {
-        CString::new(bytes).map_err(|_| Error::Wrong { call: "execv", what: "NUL in the path" })
+    let program = Program::this()?;
+    meter.each(|| fork(|| program.exec())?.wait())
+}
+
+fn vfork_exec(meter: &mut Meter) -> Result<()> {
+    let program = Program::this()?;
+    meter.each(|| vfork(&program)?.wait())
+}
+
+/// Starts `program` in a child that borrows our memory until then.
+fn vfork(program: &Program) -> Result<Child> {
+    let mut stack = [0u64; 1024];
+    let top = stack.as_mut_ptr_range().end;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let program: *const Program = program;
+    // SAFETY: as `posix_spawn` does it: the child runs on a stack of its own, which is aligned, while
+    // we wait for its exec or exit, and it changes nothing of ours.
+    let pid = unsafe { libc::clone(exec_or_exit, top.cast(), flags, program.cast_mut().cast()) };
+    Ok(Child(child_pid(pid, "clone CLONE_VFORK")?))
+}
+
+extern "C" fn exec_or_exit(program: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: what `vfork` passed, still borrowed there.
+    unsafe { &*program.cast::<Program>() }.exec()
+}
+
+fn child_pid(answer: i32, call: &'static str) -> Result<Pid> {
+    let pid = check(answer, call)?;
+    Pid::from_raw(pid as i32).ok_or(Error::Wrong { call, what: "answered 0" })
+}
+
+fn clone3_exit() -> Result<()> {
+    let mut pidfd: i32 = -1;
+    // SAFETY: all zeroes are valid, and mean that the child gets copies of all we have.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = libc::CLONE_PIDFD as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    args.pidfd = (&raw mut pidfd) as u64;
+    // SAFETY: like fork: the child has its own copy of all memory, and exits at once. It calls
+    // nothing of the C library, which doesn't know of this child.
+    let answer = unsafe {
+        let answer = libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args));
+        if answer == 0 {
+            libc::syscall(libc::SYS_exit_group, 0);
+        }
+        answer
     };
-    let path = c_string(path.into_os_string().into_vec())?;
-    let exit = c_string(EXIT.into())?;
-    let args = [path.as_ptr(), exit.as_ptr(), std::ptr::null()];
-    meter.each(|| {
-        fork(|| {
-            // SAFETY: `path` and `args` outlive the call, and `args` ends with a null pointer.
-            unsafe { libc::execv(path.as_ptr(), args.as_ptr()) };
-            127
-        })?
-        .wait()
-    })
+    check(answer, "clone3")?;
+    let pidfd = descriptor(pidfd, "clone3 CLONE_PIDFD")?;
+    let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
+    let ended =
+        rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).during("waitid")?;
+    match ended.and_then(|status| status.exit_status()) {
+        Some(0) => Ok(()),
+        _ => Err(Error::Wrong { call: "waitid", what: "the child failed" }),
+    }
+}
+
+/// This program, ready to be executed so that it exits at once.
+struct Program {
+    path: CString,
+    exit: CString,
+}
+
+impl Program {
+    fn this() -> Result<Self> {
+        let path = std::env::current_exe().during("readlink /proc/self/exe")?;
+        let c_string = |bytes: Vec<u8>| {
+            CString::new(bytes).map_err(|_| Error::Wrong { call: "execv", what: "NUL in the path" })
+        };
+        let path = c_string(path.into_os_string().into_vec())?;
+        Ok(Self { path, exit: c_string(EXIT.into())? })
+    }
+
+    /// Becomes it; answers only on failure.
+    fn exec(&self) -> i32 {
+        let args = [self.path.as_ptr(), self.exit.as_ptr(), std::ptr::null()];
+        // SAFETY: `path` and `args` outlive the call, and `args` ends with a null pointer.
+        unsafe { libc::execv(self.path.as_ptr(), args.as_ptr()) };
+        127
+    }
 }
 
 fn context_switch(meter: &mut Meter) -> Result<()> {
@@ -120,6 +226,72 @@ fn context_switch(meter: &mut Meter) -> Result<()> {
     });
     drop(ends);
     measured.and(child.wait())
+}
+
+/// Two words that two processes share.
+struct Words(*mut c_void);
+
+impl Words {
+    fn new() -> Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing else.
+        unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, access, MapFlags::SHARED) }
+            .during("mmap")
+            .map(Self)
+    }
+
+    fn get(&self) -> &[AtomicU32; 2] {
+        // SAFETY: the mapping is longer than that, aligned, zeroed, and lives as long as `self`.
+        unsafe { &*self.0.cast() }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: nothing refers to the mapping any more.
+        let _ = unsafe { rustix::mm::munmap(self.0, 4096) };
+    }
+}
+
+fn futex_switch(meter: &mut Meter) -> Result<()> {
+    const END: u32 = 2;
+    let words = Words::new()?;
+    let [go, back] = words.get();
+    let child = fork(|| {
+        loop {
+            match wait_for(go) {
+                Ok(1) if set(back, 1).is_ok() => {}
+                Ok(END) => return 0,
+                _ => return 1,
+            }
+        }
+    })?;
+    let measured = meter.each(|| {
+        set(go, 1)?;
+        wait_for(back).map(drop)
+    });
+    measured?;
+    set(go, END)?;
+    child.wait()
+}
+
+/// Sets a word and wakes who waits for it.
+fn set(word: &AtomicU32, value: u32) -> Result<()> {
+    word.store(value, Ordering::Release);
+    futex::wake(word, futex::Flags::empty(), 1).during("futex FUTEX_WAKE").map(drop)
+}
+
+/// Waits until the word isn't 0; answers what it was and makes it 0 again.
+fn wait_for(word: &AtomicU32) -> Result<u32> {
+    loop {
+        match word.swap(0, Ordering::Acquire) {
+            0 => match futex::wait(word, futex::Flags::empty(), 0, None) {
+                Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(errno).during("futex FUTEX_WAIT"),
+            },
+            value => return Ok(value),
+        }
+    }
 }
 
 /// Sends every byte back until the other side closes.
