@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, RawDir, fstat, open, stat, statfs, unlink};
+use rustix::fs::{Mode, OFlags, RawDir, fstat, open, rename, stat, statfs, unlink};
 use rustix::io::{Errno, pread, pwrite};
 
 use crate::meter::{During as _, all};
@@ -51,6 +51,22 @@ pub(crate) const OPS: &[Op] = &[
         },
     },
     Op {
+        name: "rename",
+        summary: "rename of a file within a directory",
+        shape: Shape::new(8, 120, 8),
+        max_batch: 1_000_000,
+        copies: false,
+        run: |meter| {
+            let scratch = Scratch::new(meter.dir())?;
+            let (mut from, mut to) = (scratch.file(0)?, scratch.inner.join("other"));
+            meter.each(|| {
+                rename(&from, &to).during("rename")?;
+                std::mem::swap(&mut from, &mut to);
+                Ok(())
+            })
+        },
+    },
+    Op {
         name: "readdir",
         summary: "open, getdents64 and close of a directory of 64 files",
         shape: Shape::new(100, 40, 4),
@@ -91,18 +107,18 @@ pub(crate) const OPS: &[Op] = &[
 ];
 
 const CREATE: OFlags = OFlags::RDWR.union(OFlags::CREATE).union(OFlags::EXCL);
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 /// Size of the file that page cache operations go through: small enough for any guest.
-const CACHED: u64 = 1 << 20;
+pub(crate) const CACHED: u64 = 1 << 20;
 /// Entries of the directory that `readdir` reads.
 const ENTRIES: usize = 64;
 
 /// Offsets of the cached file's pages, one after the other, again and again.
 #[derive(Default)]
-struct Pages(u64);
+pub(crate) struct Pages(u64);
 
 impl Pages {
-    fn next_offset(&mut self) -> u64 {
+    pub(crate) fn next_offset(&mut self) -> u64 {
         let offset = self.0;
         self.0 = (offset + PAGE as u64) % CACHED;
         offset

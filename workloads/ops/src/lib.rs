@@ -55,18 +55,22 @@
 
 mod bpf;
 mod clock;
+mod crypto;
 mod file;
 mod filter;
 mod ipc;
+mod isolation;
 mod memory;
 mod meter;
 mod net;
 mod netlink;
 mod netns;
+mod notify;
 mod process;
 mod samples;
 mod sys;
 mod syscall;
+mod uring;
 
 pub use clock::Clock;
 pub use meter::{Error, Meter, Result, Shape};
@@ -95,9 +99,21 @@ pub struct Op {
 
 /// Every operation, family by family.
 pub fn ops() -> impl Iterator<Item = &'static Op> {
-    [syscall::OPS, process::OPS, memory::OPS, ipc::OPS, file::OPS, net::OPS, filter::OPS, bpf::OPS]
-        .into_iter()
-        .flatten()
+    let families: [&[Op]; 12] = [
+        syscall::OPS,
+        process::OPS,
+        isolation::OPS,
+        memory::OPS,
+        ipc::OPS,
+        file::OPS,
+        notify::OPS,
+        uring::OPS,
+        net::OPS,
+        filter::OPS,
+        bpf::OPS,
+        crypto::OPS,
+    ];
+    families.into_iter().flatten()
 }
 
 /// The operation called `name`.

@@ -19,15 +19,7 @@ pub(crate) const OPS: &[Op] = &[
         shape: Shape::new(500, 40, 4),
         max_batch: 16_384,
         copies: false,
-        run: |meter| {
-            meter.batches(
-                |pages| Mapping::new(pages as usize),
-                |mapping, _| {
-                    mapping.touch();
-                    Ok(())
-                },
-            )
-        },
+        run: faults,
     },
     Op {
         name: "munmap",
@@ -131,11 +123,24 @@ const FILE_FAULTS: u32 = 64;
 
 const PAGE: usize = 4096;
 
+/// First writes to pages of a new mapping each batch.
+pub(crate) fn faults(meter: &mut Meter) -> Result<()> {
+    meter.batches(
+        |pages| Mapping::new(pages as usize),
+        |mapping, _| {
+            mapping.touch();
+            Ok(())
+        },
+    )
+}
+
 fn thp_fault(meter: &mut Meter) -> Result<()> {
     const HUGE: usize = 512;
     let enabled = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
     if !enabled.is_ok_and(|modes| !modes.contains("[never]")) {
-        return Err(Error::Missing("no transparent huge pages"));
+        return Err(Error::Missing(
+            "no transparent huge pages, which a machine of less than 512 MiB never has",
+        ));
     }
     meter.each(|| {
         let mapping = Mapping::of_advice(2 * HUGE, Advice::LinuxHugepage)?;

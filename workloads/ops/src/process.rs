@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 use rustix::thread::futex;
 
 use crate::meter::{During as _, all};
-use crate::sys::{check, descriptor};
+use crate::sys::check;
 use crate::{Error, Meter, Op, Result, Shape};
 
 pub(crate) const OPS: &[Op] = &[
@@ -40,14 +40,6 @@ pub(crate) const OPS: &[Op] = &[
         max_batch: 10_000,
         copies: false,
         run: vfork_exec,
-    },
-    Op {
-        name: "clone3-exit",
-        summary: "clone3 with a pidfd, exit of the child, wait by pidfd",
-        shape: Shape::new(1, 80, 4),
-        max_batch: 10_000,
-        copies: false,
-        run: |meter| meter.each(clone3_exit),
     },
     Op {
         name: "thread-create",
@@ -152,33 +144,6 @@ extern "C" fn exec_or_exit(program: *mut libc::c_void) -> libc::c_int {
 fn child_pid(answer: i32, call: &'static str) -> Result<Pid> {
     let pid = check(answer, call)?;
     Pid::from_raw(pid as i32).ok_or(Error::Wrong { call, what: "answered 0" })
-}
-
-fn clone3_exit() -> Result<()> {
-    let mut pidfd: i32 = -1;
-    // SAFETY: all zeroes are valid, and mean that the child gets copies of all we have.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = libc::CLONE_PIDFD as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
-    args.pidfd = (&raw mut pidfd) as u64;
-    // SAFETY: like fork: the child has its own copy of all memory, and exits at once. It calls
-    // nothing of the C library, which doesn't know of this child.
-    let answer = unsafe {
-        let answer = libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args));
-        if answer == 0 {
-            libc::syscall(libc::SYS_exit_group, 0);
-        }
-        answer
-    };
-    check(answer, "clone3")?;
-    let pidfd = descriptor(pidfd, "clone3 CLONE_PIDFD")?;
-    let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
-    let ended =
-        rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).during("waitid")?;
-    match ended.and_then(|status| status.exit_status()) {
-        Some(0) => Ok(()),
-        _ => Err(Error::Wrong { call: "waitid", what: "the child failed" }),
-    }
 }
 
 /// This program, ready to be executed so that it exits at once.
