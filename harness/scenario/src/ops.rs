@@ -8,7 +8,8 @@ pub const MAX_BATCHES: u32 = 10_000;
 
 /// One operation: its name, which is also its metric's, and how it is measured by default.
 ///
-/// Its samples are nanoseconds per operation, less is better.
+/// Its samples are nanoseconds per operation, or instructions where it is counted exactly; less is
+/// better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Op {
     /// Name of the operation and of its metric.
@@ -21,38 +22,103 @@ pub struct Op {
     pub warmup: u32,
     /// Largest batch.
     pub max_batch: u32,
+    /// Whether most of its instructions are iterations of REP string instructions, which count bytes
+    /// and not time.
+    pub copies: bool,
+}
+
+impl Op {
+    const fn copies(self) -> Self {
+        Self { copies: true, ..self }
+    }
 }
 
 const fn op(name: &'static str, batch: u32, batches: u32, warmup: u32, max_batch: u32) -> Op {
-    Op { name, batch, batches, warmup, max_batch }
+    Op { name, batch, batches, warmup, max_batch, copies: false }
 }
 
 /// Every operation.
 pub const OPS: &[Op] = &[
-    op("getppid", 2000, 40, 4, 1_000_000),
-    op("clock-gettime", 5000, 40, 4, 1_000_000),
-    op("signal-self", 500, 40, 4, 1_000_000),
-    op("fork-exit", 20, 20, 2, 10_000),
-    op("fork-exec", 10, 20, 2, 10_000),
-    op("thread-create", 50, 20, 2, 10_000),
-    op("context-switch", 100, 40, 4, 100_000),
-    op("mmap-fault", 500, 40, 4, 16_384),
-    op("munmap", 50, 40, 4, 1024),
-    op("mmap-munmap", 500, 40, 4, 1_000_000),
-    op("pipe", 1000, 40, 4, 1_000_000),
-    op("eventfd", 1000, 40, 4, 1_000_000),
-    op("futex-wake", 2000, 40, 4, 1_000_000),
-    op("epoll-wait", 500, 40, 4, 1_000_000),
-    op("unix-stream", 500, 40, 4, 1_000_000),
-    op("open-close", 500, 40, 4, 1_000_000),
-    op("stat", 1000, 40, 4, 1_000_000),
-    op("create-unlink", 200, 40, 4, 1_000_000),
-    op("readdir", 100, 40, 4, 100_000),
-    op("page-cache-read", 1000, 40, 4, 1_000_000),
-    op("page-cache-write", 1000, 40, 4, 1_000_000),
-    op("tcp-connect", 100, 40, 2, 2000),
-    op("tcp-rr", 200, 40, 4, 100_000),
-    op("udp-rr", 300, 40, 4, 100_000),
+    op("getppid", 500, 120, 8, 1_000_000),
+    op("clock-gettime", 3000, 105, 7, 1_000_000),
+    op("signal-self", 40, 120, 8, 1_000_000),
+    op("getrandom", 80, 120, 8, 1_000_000),
+    op("timer-settime", 120, 110, 7, 1_000_000),
+    op("timerfd-settime", 80, 120, 8, 1_000_000),
+    op("seccomp-list", 400, 100, 7, 1_000_000),
+    op("seccomp-arguments", 300, 120, 8, 1_000_000),
+    op("fork-exit", 1, 80, 5, 10_000),
+    op("fork-exec", 1, 20, 1, 10_000),
+    op("vfork-exec", 1, 25, 2, 10_000),
+    op("thread-create", 2, 105, 7, 10_000),
+    op("context-switch", 16, 115, 8, 100_000),
+    op("futex-switch", 20, 120, 8, 100_000),
+    op("clone3-exit", 1, 95, 6, 10_000),
+    op("clone-mount-ns", 1, 65, 4, 10_000),
+    op("clone-net-ns", 1, 20, 1, 1000),
+    op("clone-pid-ns", 1, 95, 6, 10_000),
+    op("clone-user-ns", 1, 85, 6, 10_000),
+    op("cgroup-mkdir", 2, 60, 4, 1000),
+    op("cgroup-migrate", 6, 75, 5, 10_000),
+    op("cgroup-fault", 8, 110, 7, 16_384).copies(),
+    op("mmap-fault", 25, 115, 8, 16_384),
+    op("munmap", 1, 120, 8, 1024),
+    op("mmap-munmap", 12, 110, 7, 1_000_000),
+    op("mprotect", 16, 120, 8, 1_000_000),
+    op("madvise-dontneed", 1, 120, 8, 100_000).copies(),
+    op("thp-fault", 1, 20, 1, 10_000).copies(),
+    op("file-fault", 3, 120, 8, 64),
+    op("cow-fault", 4, 115, 8, 1024).copies(),
+    op("pipe", 80, 115, 8, 1_000_000),
+    op("eventfd", 120, 115, 8, 1_000_000),
+    op("futex-wake", 300, 120, 8, 1_000_000),
+    op("epoll-wait", 60, 120, 8, 1_000_000),
+    op("unix-stream", 30, 110, 7, 1_000_000),
+    op("epoll-ctl", 60, 105, 7, 1_000_000),
+    op("unix-dgram", 30, 110, 7, 1_000_000).copies(),
+    op("unix-connect", 8, 110, 7, 1_000_000),
+    op("unix-descriptor", 16, 110, 7, 1_000_000),
+    op("open-close", 16, 120, 8, 1_000_000),
+    op("stat", 20, 120, 8, 1_000_000),
+    op("create-unlink", 6, 120, 8, 1_000_000),
+    op("rename", 10, 120, 8, 1_000_000),
+    op("readdir", 5, 115, 8, 100_000),
+    op("page-cache-read", 30, 115, 8, 1_000_000),
+    op("page-cache-write", 30, 105, 7, 1_000_000),
+    op("inotify", 12, 50, 3, 1_000_000),
+    op("fanotify", 12, 50, 3, 1_000_000),
+    op("uring-nop", 200, 110, 7, 1_000_000),
+    op("uring-read", 30, 95, 6, 1_000_000).copies(),
+    op("uring-write", 12, 105, 7, 1_000_000).copies(),
+    op("uring-accept", 2, 95, 6, 2000),
+    op("tcp-connect", 2, 120, 8, 2000),
+    op("tcp-rr", 8, 110, 7, 100_000),
+    op("udp-rr", 12, 110, 7, 100_000),
+    op("tcp-stream", 4, 105, 7, 100_000).copies(),
+    op("tcp-zerocopy", 2, 120, 8, 100_000).copies(),
+    op("sendfile", 5, 105, 7, 100_000).copies(),
+    op("splice", 5, 105, 7, 100_000).copies(),
+    op("reuseport", 2, 120, 8, 2000),
+    op("udp-gso", 2, 120, 8, 100_000),
+    op("veth-tcp-connect", 2, 105, 7, 2000),
+    op("veth-tcp-rr", 6, 115, 8, 100_000),
+    op("veth-tcp-stream", 4, 90, 6, 100_000).copies(),
+    op("packet", 30, 55, 4, 100_000),
+    op("ktls-send", 1, 45, 3, 100_000),
+    op("ktls", 1, 40, 3, 100_000),
+    op("nft-10", 10, 105, 7, 100_000),
+    op("nft-1000", 1, 70, 5, 100_000),
+    op("conntrack", 10, 100, 7, 100_000),
+    op("conntrack-new", 16, 105, 7, 100),
+    op("nat", 8, 110, 7, 100_000),
+    op("tc-fq-codel", 10, 105, 7, 100_000),
+    op("tc-bpf", 12, 100, 7, 100_000),
+    op("xdp-pass", 12, 80, 5, 100_000),
+    op("xdp-drop", 16, 80, 5, 100_000),
+    op("bpf-map", 25, 120, 8, 1_000_000),
+    op("socket-filter", 12, 105, 7, 100_000),
+    op("alg-cbc", 1, 120, 8, 100_000),
+    op("alg-gcm", 1, 75, 5, 100_000),
 ];
 
 /// The operation called `name`.
@@ -69,7 +135,10 @@ mod tests {
         let theirs: Vec<Op> = kgate_ops::ops()
             .map(|there| {
                 let kgate_ops::Shape { batch, batches, warmup } = there.shape;
-                op(there.name, batch, batches, warmup, there.max_batch)
+                Op {
+                    copies: there.copies,
+                    ..op(there.name, batch, batches, warmup, there.max_batch)
+                }
             })
             .collect();
         assert_eq!(OPS, theirs);

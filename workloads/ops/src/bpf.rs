@@ -13,7 +13,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "bpf-map",
         summary: "update, lookup and deletion in a BPF hash map, by system calls",
-        shape: Shape::new(60, 100, 8),
+        shape: Shape::new(25, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: map,
@@ -21,7 +21,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "socket-filter",
         summary: "udp-rr with a classic filter of 16 instructions on both sockets",
-        shape: Shape::new(8, 100, 8),
+        shape: Shape::new(12, 105, 7),
         max_batch: 100_000,
         copies: false,
         run: socket_filter,

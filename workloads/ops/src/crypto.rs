@@ -13,7 +13,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "alg-cbc",
         summary: "4 KiB encrypted with AES-128-CBC by AF_ALG",
-        shape: Shape::new(1, 100, 8),
+        shape: Shape::new(1, 120, 8),
         max_batch: 100_000,
         copies: false,
         run: |meter| encrypt(meter, "skcipher", "cbc(aes)", 0),
@@ -21,7 +21,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "alg-gcm",
         summary: "4 KiB encrypted with AES-128-GCM by AF_ALG",
-        shape: Shape::new(1, 60, 4),
+        shape: Shape::new(1, 75, 5),
         max_batch: 100_000,
         copies: false,
         run: |meter| encrypt(meter, "aead", "gcm(aes)", 16),

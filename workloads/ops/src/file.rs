@@ -14,7 +14,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "open-close",
         summary: "open and close of a file three directories deep",
-        shape: Shape::new(500, 40, 4),
+        shape: Shape::new(16, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -26,7 +26,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "stat",
         summary: "stat of a file three directories deep",
-        shape: Shape::new(1000, 40, 4),
+        shape: Shape::new(20, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -38,7 +38,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "create-unlink",
         summary: "creation, close and unlink of an empty file",
-        shape: Shape::new(200, 40, 4),
+        shape: Shape::new(6, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -53,7 +53,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "rename",
         summary: "rename of a file within a directory",
-        shape: Shape::new(8, 120, 8),
+        shape: Shape::new(10, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -69,7 +69,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "readdir",
         summary: "open, getdents64 and close of a directory of 64 files",
-        shape: Shape::new(100, 40, 4),
+        shape: Shape::new(5, 115, 8),
         max_batch: 100_000,
         copies: false,
         run: readdir,
@@ -77,7 +77,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "page-cache-read",
         summary: "pread of 4 KiB out of the page cache",
-        shape: Shape::new(1000, 40, 4),
+        shape: Shape::new(30, 115, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -92,7 +92,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "page-cache-write",
         summary: "pwrite of 4 KiB over what the page cache holds",
-        shape: Shape::new(1000, 40, 4),
+        shape: Shape::new(30, 105, 7),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {

@@ -18,7 +18,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "nft-10",
         summary: "udp-rr through 10 nftables rules that don't match",
-        shape: Shape::new(10, 100, 8),
+        shape: Shape::new(10, 105, 7),
         max_batch: 100_000,
         copies: false,
         run: |meter| nft(meter, 10),
@@ -26,7 +26,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "nft-1000",
         summary: "udp-rr through 1000 nftables rules that don't match",
-        shape: Shape::new(2, 50, 4),
+        shape: Shape::new(1, 70, 5),
         max_batch: 100_000,
         copies: false,
         run: |meter| nft(meter, 1000),
@@ -34,7 +34,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "conntrack",
         summary: "udp-rr of a tracked connection, accepted as established",
-        shape: Shape::new(8, 100, 8),
+        shape: Shape::new(10, 100, 7),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -47,7 +47,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "conntrack-new",
         summary: "a datagram that begins a tracked connection",
-        shape: Shape::new(10, 100, 8),
+        shape: Shape::new(16, 105, 7),
         max_batch: 100,
         copies: false,
         run: conntrack_new,
@@ -55,7 +55,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "nat",
         summary: "udp-rr to an address and port that are translated",
-        shape: Shape::new(8, 100, 8),
+        shape: Shape::new(8, 110, 7),
         max_batch: 100_000,
         copies: false,
         run: nat,
@@ -63,7 +63,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "tc-fq-codel",
         summary: "a datagram each way over veth with fq_codel at both ends",
-        shape: Shape::new(8, 100, 8),
+        shape: Shape::new(10, 105, 7),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -78,7 +78,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "tc-bpf",
         summary: "udp-rr over loopback past a BPF classifier on the way out",
-        shape: Shape::new(8, 100, 8),
+        shape: Shape::new(12, 100, 7),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -92,7 +92,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "xdp-pass",
         summary: "a datagram over veth past an XDP program that passes it",
-        shape: Shape::new(20, 100, 8),
+        shape: Shape::new(12, 80, 5),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -109,7 +109,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "xdp-drop",
         summary: "a datagram into veth where an XDP program drops it",
-        shape: Shape::new(20, 100, 8),
+        shape: Shape::new(16, 80, 5),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -137,7 +137,7 @@ fn nft(meter: &mut Meter, rules: u32) -> Result<()> {
     // Nobody on loopback has an address of the documentation's.
     let blocked = Ipv4Addr::new(198, 18, 0, 0).to_bits();
     let blocked: Vec<u32> = (0..rules).map(|n| blocked + n).collect();
-    for some in blocked.chunks(100) {
+    for some in blocked.chunks(250) {
         let rules = some.iter().map(|address| {
             let address = address.to_be_bytes();
             vec![load_network(SOURCE, 4), equal(address.to_vec()), verdict(DROP)]

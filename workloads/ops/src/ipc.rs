@@ -20,7 +20,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "pipe",
         summary: "a byte written to a pipe and read back",
-        shape: Shape::new(1000, 40, 4),
+        shape: Shape::new(80, 115, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -35,7 +35,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "eventfd",
         summary: "an eventfd signalled and read back",
-        shape: Shape::new(1000, 40, 4),
+        shape: Shape::new(120, 115, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -50,7 +50,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "futex-wake",
         summary: "FUTEX_WAKE with nobody waiting",
-        shape: Shape::new(2000, 40, 4),
+        shape: Shape::new(300, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -64,7 +64,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "epoll-wait",
         summary: "an eventfd made ready, found by epoll_wait, and read",
-        shape: Shape::new(500, 40, 4),
+        shape: Shape::new(60, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: epoll_wait,
@@ -72,7 +72,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "unix-stream",
         summary: "512 bytes through a Unix stream socket pair",
-        shape: Shape::new(500, 40, 4),
+        shape: Shape::new(30, 110, 7),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -87,7 +87,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "epoll-ctl",
         summary: "an eventfd added to an epoll set of 64 and taken out again",
-        shape: Shape::new(100, 120, 8),
+        shape: Shape::new(60, 105, 7),
         max_batch: 1_000_000,
         copies: false,
         run: epoll_ctl,
@@ -95,7 +95,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "unix-dgram",
         summary: "512 bytes through a Unix datagram socket pair",
-        shape: Shape::new(40, 120, 8),
+        shape: Shape::new(30, 110, 7),
         max_batch: 1_000_000,
         copies: true,
         run: |meter| {
@@ -110,7 +110,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "unix-connect",
         summary: "connect to an abstract Unix stream socket, accept, close",
-        shape: Shape::new(12, 120, 8),
+        shape: Shape::new(8, 110, 7),
         max_batch: 1_000_000,
         copies: false,
         run: unix_connect,
@@ -118,7 +118,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "unix-descriptor",
         summary: "a descriptor sent over a Unix socket, received and closed",
-        shape: Shape::new(20, 120, 8),
+        shape: Shape::new(16, 110, 7),
         max_batch: 1_000_000,
         copies: false,
         run: unix_descriptor,

@@ -17,7 +17,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "clone3-exit",
         summary: "clone3 with a pidfd, exit of the child, wait by pidfd",
-        shape: Shape::new(1, 80, 4),
+        shape: Shape::new(1, 95, 6),
         max_batch: 10_000,
         copies: false,
         run: |meter| children(meter, 0),
@@ -25,7 +25,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "clone-mount-ns",
         summary: "clone3-exit of a child in a mount name space of its own",
-        shape: Shape::new(1, 60, 4),
+        shape: Shape::new(1, 65, 4),
         max_batch: 10_000,
         copies: false,
         run: |meter| children(meter, libc::CLONE_NEWNS),
@@ -33,7 +33,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "clone-net-ns",
         summary: "clone3-exit of a child in a network name space of its own",
-        shape: Shape::new(1, 30, 2),
+        shape: Shape::new(1, 20, 1),
         max_batch: 1000,
         copies: false,
         run: |meter| children(meter, libc::CLONE_NEWNET),
@@ -41,7 +41,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "clone-pid-ns",
         summary: "clone3-exit of a child that is the first of its PID name space",
-        shape: Shape::new(1, 60, 4),
+        shape: Shape::new(1, 95, 6),
         max_batch: 10_000,
         copies: false,
         run: |meter| children(meter, libc::CLONE_NEWPID),
@@ -49,7 +49,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "clone-user-ns",
         summary: "clone3-exit of a child in a user name space of its own",
-        shape: Shape::new(1, 60, 4),
+        shape: Shape::new(1, 85, 6),
         max_batch: 10_000,
         copies: false,
         run: |meter| children(meter, libc::CLONE_NEWUSER),
@@ -57,7 +57,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "cgroup-mkdir",
         summary: "mkdir and rmdir of a control group (version 2)",
-        shape: Shape::new(1, 60, 4),
+        shape: Shape::new(2, 60, 4),
         max_batch: 1000,
         copies: false,
         run: |meter| {
@@ -72,7 +72,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "cgroup-migrate",
         summary: "this process moved to a control group and to another",
-        shape: Shape::new(4, 60, 4),
+        shape: Shape::new(6, 75, 5),
         max_batch: 10_000,
         copies: false,
         run: |meter| {
@@ -84,7 +84,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "cgroup-fault",
         summary: "first write to a page of memory that a control group is charged for",
-        shape: Shape::new(32, 100, 8),
+        shape: Shape::new(8, 110, 7),
         max_batch: 16_384,
         copies: true,
         run: |meter| {

@@ -16,7 +16,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "mmap-fault",
         summary: "first write to a 4 KiB page of anonymous memory",
-        shape: Shape::new(500, 40, 4),
+        shape: Shape::new(25, 115, 8),
         max_batch: 16_384,
         copies: false,
         run: faults,
@@ -24,7 +24,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "munmap",
         summary: "munmap of 16 touched pages",
-        shape: Shape::new(50, 40, 4),
+        shape: Shape::new(1, 120, 8),
         max_batch: 1024,
         copies: false,
         run: |meter| {
@@ -37,7 +37,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "mmap-munmap",
         summary: "mmap of 16 pages, none touched, and munmap",
-        shape: Shape::new(500, 40, 4),
+        shape: Shape::new(12, 110, 7),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| meter.each(|| Mapping::new(16)?.unmap()),
@@ -45,7 +45,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "mprotect",
         summary: "mprotect of 16 touched pages to read-only and back",
-        shape: Shape::new(20, 120, 8),
+        shape: Shape::new(16, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -62,7 +62,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "madvise-dontneed",
         summary: "MADV_DONTNEED of 16 touched pages, and their next touch",
-        shape: Shape::new(2, 120, 8),
+        shape: Shape::new(1, 120, 8),
         max_batch: 100_000,
         copies: true,
         run: |meter| {
@@ -77,7 +77,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "thp-fault",
         summary: "first write to 2 MiB of memory that may be one huge page, and munmap",
-        shape: Shape::new(1, 30, 2),
+        shape: Shape::new(1, 20, 1),
         max_batch: 10_000,
         copies: true,
         run: thp_fault,
@@ -85,7 +85,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "file-fault",
         summary: "first read of 64 KiB of a mapped file in the page cache",
-        shape: Shape::new(16, 120, 8),
+        shape: Shape::new(3, 120, 8),
         max_batch: FILE_FAULTS,
         copies: false,
         run: |meter| {
@@ -102,7 +102,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "cow-fault",
         summary: "first write to a page of a file mapped privately: a copy",
-        shape: Shape::new(16, 120, 8),
+        shape: Shape::new(4, 115, 8),
         max_batch: 16 * FILE_FAULTS,
         copies: true,
         run: |meter| {

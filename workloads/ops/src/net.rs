@@ -23,7 +23,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "tcp-connect",
         summary: "TCP connect, accept and close over loopback",
-        shape: Shape::new(100, 40, 2),
+        shape: Shape::new(2, 120, 8),
         // A closed connection keeps its port for a minute, and there are 28 thousand of them.
         max_batch: 2000,
         copies: false,
@@ -35,7 +35,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "tcp-rr",
         summary: "one byte to a TCP server over loopback and back",
-        shape: Shape::new(200, 40, 4),
+        shape: Shape::new(8, 110, 7),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -46,7 +46,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "udp-rr",
         summary: "one byte to a UDP server over loopback and back",
-        shape: Shape::new(300, 40, 4),
+        shape: Shape::new(12, 110, 7),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -57,7 +57,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "tcp-stream",
         summary: "16 KiB through a TCP connection over loopback",
-        shape: Shape::new(6, 100, 8),
+        shape: Shape::new(4, 105, 7),
         max_batch: 100_000,
         copies: true,
         run: |meter| {
@@ -68,7 +68,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "tcp-zerocopy",
         summary: "16 KiB sent over loopback TCP with MSG_ZEROCOPY, and told done",
-        shape: Shape::new(6, 100, 8),
+        shape: Shape::new(2, 120, 8),
         max_batch: 100_000,
         copies: true,
         run: zerocopy,
@@ -76,7 +76,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "sendfile",
         summary: "16 KiB of a file in the page cache over loopback TCP by sendfile",
-        shape: Shape::new(6, 100, 8),
+        shape: Shape::new(5, 105, 7),
         max_batch: 100_000,
         copies: true,
         run: |meter| {
@@ -95,7 +95,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "splice",
         summary: "16 KiB of a file through a pipe into loopback TCP by splice",
-        shape: Shape::new(6, 100, 8),
+        shape: Shape::new(5, 105, 7),
         max_batch: 100_000,
         copies: true,
         run: splice_file,
@@ -103,7 +103,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "reuseport",
         summary: "TCP connect to 8 SO_REUSEPORT listeners, epoll, accept, close",
-        shape: Shape::new(2, 100, 8),
+        shape: Shape::new(2, 120, 8),
         max_batch: 2000,
         copies: false,
         run: reuseport,
@@ -111,7 +111,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "udp-gso",
         summary: "one send of 10 UDP datagrams by UDP_SEGMENT over loopback, and their receipt",
-        shape: Shape::new(3, 100, 8),
+        shape: Shape::new(2, 120, 8),
         max_batch: 100_000,
         copies: false,
         run: udp_gso,
@@ -119,7 +119,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "veth-tcp-connect",
         summary: "TCP connect, accept and close across two network name spaces",
-        shape: Shape::new(2, 100, 8),
+        shape: Shape::new(2, 105, 7),
         max_batch: 2000,
         copies: false,
         run: |meter| {
@@ -131,7 +131,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "veth-tcp-rr",
         summary: "one byte to a TCP server in another network name space and back",
-        shape: Shape::new(6, 100, 8),
+        shape: Shape::new(6, 115, 8),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -142,7 +142,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "veth-tcp-stream",
         summary: "16 KiB through a TCP connection into another network name space",
-        shape: Shape::new(4, 100, 8),
+        shape: Shape::new(4, 90, 6),
         max_batch: 100_000,
         copies: true,
         run: |meter| {
@@ -153,7 +153,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "packet",
         summary: "a frame through AF_PACKET sockets from one name space to another",
-        shape: Shape::new(20, 100, 8),
+        shape: Shape::new(30, 55, 4),
         max_batch: 100_000,
         copies: false,
         run: packet,
@@ -161,7 +161,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "ktls-send",
         summary: "4 KiB encrypted by the kernel (TLS 1.2, AES-128-GCM) over loopback TCP",
-        shape: Shape::new(1, 50, 4),
+        shape: Shape::new(1, 45, 3),
         max_batch: 100_000,
         copies: false,
         run: |meter| {
@@ -177,7 +177,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "ktls",
         summary: "4 KiB encrypted and decrypted by the kernel over loopback TCP",
-        shape: Shape::new(1, 30, 2),
+        shape: Shape::new(1, 40, 3),
         max_batch: 100_000,
         copies: false,
         run: |meter| {

@@ -18,7 +18,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "inotify",
         summary: "open and close of a watched file, and both events read",
-        shape: Shape::new(10, 120, 8),
+        shape: Shape::new(12, 50, 3),
         max_batch: 1_000_000,
         copies: false,
         run: inotify_events,
@@ -26,7 +26,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "fanotify",
         summary: "close of a watched file, and its event with a descriptor read",
-        shape: Shape::new(6, 120, 8),
+        shape: Shape::new(12, 50, 3),
         max_batch: 1_000_000,
         copies: false,
         run: fanotify_events,

@@ -20,7 +20,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "fork-exit",
         summary: "fork, exit of the child, wait",
-        shape: Shape::new(20, 20, 2),
+        shape: Shape::new(1, 80, 5),
         max_batch: 10_000,
         copies: false,
         run: |meter| meter.each(|| fork(|| 0)?.wait()),
@@ -28,7 +28,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "fork-exec",
         summary: "fork, exec of this program, which exits, wait",
-        shape: Shape::new(10, 20, 2),
+        shape: Shape::new(1, 20, 1),
         max_batch: 10_000,
         copies: false,
         run: fork_exec,
@@ -36,7 +36,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "vfork-exec",
         summary: "vfork, exec of this program, which exits, wait",
-        shape: Shape::new(1, 30, 2),
+        shape: Shape::new(1, 25, 2),
         max_batch: 10_000,
         copies: false,
         run: vfork_exec,
@@ -44,7 +44,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "thread-create",
         summary: "pthread_create and pthread_join",
-        shape: Shape::new(50, 20, 2),
+        shape: Shape::new(2, 105, 7),
         max_batch: 10_000,
         copies: false,
         run: |meter| {
@@ -57,7 +57,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "context-switch",
         summary: "a byte to another process on the same CPU and back: two switches",
-        shape: Shape::new(100, 40, 4),
+        shape: Shape::new(16, 115, 8),
         max_batch: 100_000,
         copies: false,
         run: context_switch,

@@ -19,7 +19,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "getppid",
         summary: "getppid: the price of entering the kernel",
-        shape: Shape::new(2000, 40, 4),
+        shape: Shape::new(500, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| meter.each(getppid),
@@ -27,7 +27,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "clock-gettime",
         summary: "clock_gettime(CLOCK_MONOTONIC), by vDSO where the kernel has one",
-        shape: Shape::new(5000, 40, 4),
+        shape: Shape::new(3000, 105, 7),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -40,7 +40,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "signal-self",
         summary: "a signal to oneself, delivered to a handler",
-        shape: Shape::new(500, 40, 4),
+        shape: Shape::new(40, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: signal_self,
@@ -48,7 +48,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "getrandom",
         summary: "getrandom of 32 bytes",
-        shape: Shape::new(60, 120, 8),
+        shape: Shape::new(80, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -62,7 +62,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "timer-settime",
         summary: "a POSIX timer armed for an hour and disarmed",
-        shape: Shape::new(100, 120, 8),
+        shape: Shape::new(120, 110, 7),
         max_batch: 1_000_000,
         copies: false,
         run: timer_settime,
@@ -70,7 +70,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "timerfd-settime",
         summary: "a timerfd armed for an hour and disarmed",
-        shape: Shape::new(100, 120, 8),
+        shape: Shape::new(80, 120, 8),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -90,7 +90,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "seccomp-list",
         summary: "getppid behind a seccomp filter that lists 64 calls",
-        shape: Shape::new(300, 120, 8),
+        shape: Shape::new(400, 100, 7),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {

@@ -19,7 +19,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "uring-nop",
         summary: "one NOP submitted to io_uring and completed",
-        shape: Shape::new(120, 120, 8),
+        shape: Shape::new(200, 110, 7),
         max_batch: 1_000_000,
         copies: false,
         run: |meter| {
@@ -33,7 +33,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "uring-read",
         summary: "4 KiB out of the page cache by io_uring",
-        shape: Shape::new(30, 120, 8),
+        shape: Shape::new(30, 95, 6),
         max_batch: 1_000_000,
         copies: true,
         run: |meter| transfer(meter, READ),
@@ -41,7 +41,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "uring-write",
         summary: "4 KiB over what the page cache holds by io_uring",
-        shape: Shape::new(30, 120, 8),
+        shape: Shape::new(12, 105, 7),
         max_batch: 1_000_000,
         copies: true,
         run: |meter| transfer(meter, WRITE),
@@ -49,7 +49,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "uring-accept",
         summary: "TCP connect over loopback, accept by io_uring, close",
-        shape: Shape::new(2, 100, 8),
+        shape: Shape::new(2, 95, 6),
         max_batch: 2000,
         copies: false,
         run: |meter| {
