@@ -8,7 +8,8 @@ use kgate_scenario::{Policy, Selected, Waivers};
 
 use crate::case::{self, Case, Class, Context, Subject, is_unreached, ran};
 use crate::finding::{self, FindingDelta};
-use crate::metric::{self, Comparison, Decision, ReadyTimes, percent};
+use crate::metric::{self, Comparison, Decision, Families, ReadyTimes, percent};
+use crate::slab::{self, SlabMoves};
 use crate::verdict::{About, Effect, Reason, Verdict};
 use crate::waive::{Book, WaiverState, WaiverUse};
 
@@ -44,6 +45,10 @@ pub struct Assessment {
     pub findings: Vec<FindingDelta>,
     /// Metrics of scenarios in the order of the plan, then memory.
     pub comparisons: Vec<Comparison>,
+    /// What is known of all comparisons together.
+    pub families: Families,
+    /// Slab caches that moved, by moment and image.
+    pub slab: Vec<SlabMoves>,
     /// Waivers in the order of their file.
     pub waivers: Vec<WaiverUse>,
     /// How long the machines took to boot.
@@ -62,7 +67,8 @@ impl Assessment {
         let mut context = Context { record, policy, findings: &standings, book: &mut book };
         let boots = case::boots(&mut context);
         let cases = case::scenarios(&mut context);
-        let comparisons = metric::comparisons(record, policy, selected, seed, &mut book);
+        let (comparisons, families) =
+            metric::comparisons(record, policy, selected, seed, &mut book);
         let waivers = book.close();
         let mut reasons = run_reasons(record, &cases);
         let all_cases = || boots.iter().chain(&cases);
@@ -74,7 +80,20 @@ impl Assessment {
         let verdict = reasons.iter().map(|r| r.effect).max().unwrap_or_default().into();
         let notes = record.notes.iter().cloned().chain(waiver_notes(&waivers, today)).collect();
         let ready = ReadyTimes::new(record);
-        Self { verdict, reasons, boots, cases, findings, comparisons, waivers, ready, notes }
+        let slab = slab::of(record);
+        Self {
+            verdict,
+            reasons,
+            boots,
+            cases,
+            findings,
+            comparisons,
+            families,
+            slab,
+            waivers,
+            ready,
+            notes,
+        }
     }
 
     /// The scenarios themselves, without their subtests.
@@ -123,6 +142,10 @@ fn run_reasons(record: &RunRecord, cases: &[Case]) -> Vec<Reason> {
     }
     if !compared {
         let text = "no scenario ran on both kernels, so that nothing was compared".to_owned();
+        reasons.push(reason(Effect::Inconclusive, About::Run, text));
+    }
+    if let Some(why) = metric::self_check(record) {
+        let text = format!("exact mode is invalid in this run: {why}");
         reasons.push(reason(Effect::Inconclusive, About::Run, text));
     }
     for scenario in metric::measured_nothing(record) {
@@ -215,17 +238,18 @@ fn finding_reasons(findings: &[FindingDelta], boots: &[Case], cases: &[Case]) ->
 }
 
 fn comparison_reason(comparison: &Comparison) -> Option<Reason> {
-    let Comparison { place, metric, .. } = comparison;
+    let Comparison { place, exact, .. } = comparison;
+    let metric = comparison.label();
     let about = About::Metric { place: place.to_string(), metric: metric.clone() };
     let text = match comparison.decision {
         Decision::Regression => {
             let (low, high) = comparison.interval.unwrap_or_default();
             format!(
                 "{place}: {metric} is worse by {}, over the limit of {:.1} % (95 % interval {} to {})",
-                percent(comparison.change.unwrap_or_default()),
+                percent(comparison.change.unwrap_or_default(), *exact),
                 100.0 * comparison.fail,
-                percent(low),
-                percent(high),
+                percent(low, *exact),
+                percent(high, *exact),
             )
         }
         _ => format!("{place}: {metric} can't be decided: {}", comparison.doubt),

@@ -30,36 +30,28 @@
 //! rejects nothing.
 //!
 //! # How numbers are compared
-//! Each boot gives one number per metric, the decile at the better end of its samples (interpolated;
-//! samples of failed trials don't count): on a shared machine a disturbance only ever makes a sample
-//! worse, so this is what the boot does when least disturbed. It can't see what happens in less than
-//! nine of ten samples: rarely taken slow paths, interrupts, tails.
-//!
-//! The relative change is that of the mean over boots. Its 95 % interval is a hierarchical
-//! bootstrap (boots, then the samples within them), widened by Student's t for the few boots there
-//! are. A metric is worse when the interval excludes zero with p at most [`SIGNIFICANCE`]
-//! (*significant*) and the change is at least the warn limit (*relevant*). It is a regression when
-//! the change reaches the fail limit and its p-value stays below [`SIGNIFICANCE`] divided by the
-//! number of comparisons in the run, so that two equal kernels are rejected in at most one of twenty
-//! runs, however many metrics there are.
-//! What would be a regression but for that, what is noisier than the fail limit in both directions,
-//! and what has fewer than [`MIN_BOOTS`] boots per role is inconclusive.
-//!
-//! Memory is compared in the same way, except that doubt about it has no effect on the verdict.
+//! `docs/comparison.md` has the method; [`stats`] and [`exact`] are its parts, without any I/O and the
+//! same whatever the number of threads.
+
+pub mod exact;
+pub mod slab;
+pub mod stats;
 
 mod assessment;
+mod boot;
 mod case;
 mod finding;
 mod metric;
-mod stats;
 mod verdict;
 mod waive;
 
 pub use assessment::{Assessment, Inputs};
+pub use boot::Statistic;
 pub use case::{Case, Class, Subject, Tally};
 pub use finding::{FindingDelta, Novelty, Sightings};
 pub use metric::{
-    Comparison, Decision, MEMORY_FIELDS, MEMORY_FLOOR, MIN_BOOTS, Place, ReadyTimes, Side,
+    Comparison, Decision, Evidence, Families, MEMORY_FIELDS, MEMORY_FLOOR, MIN_BOOTS, Place,
+    ReadyTimes, Side,
 };
 pub use stats::{SIGNIFICANCE, at_least_as_often};
 pub use verdict::{About, Effect, Reason, Verdict};

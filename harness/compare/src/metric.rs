@@ -3,21 +3,29 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use kgate_model::journal::{BootRecord, RunRecord};
+use kgate_model::journal::RunRecord;
 use kgate_model::outcome::{Outcome, Role};
-use kgate_model::plan::Kind;
+use kgate_model::plan::{Kind, Start};
 use kgate_model::sample::Better;
-use kgate_model::wire::KernelState;
-use kgate_scenario::{PerformanceLimits, Policy, Selected, SizeLimit};
+use kgate_scenario::{Action, PerformanceLimits, Policy, Selected, SizeLimit};
 
+use crate::boot::{self, Statistic, best_decile};
 use crate::case::probability;
+use crate::exact::{self, Exact, MIN_TEMPLATES, Noise};
 use crate::finding::count;
-use crate::stats::{Change, SIGNIFICANCE, best_decile, change};
+use crate::slab::state;
+use crate::stats::{
+    self, Change, MOST_BOOTS, Method, SIGNIFICANCE, benjamini_hochberg, boots_that_see, changes,
+    holm,
+};
 use crate::verdict::Effect;
 use crate::waive::{Book, Difference};
 
 /// Fewest boots of each role on which anything is decided.
 pub const MIN_BOOTS: u32 = 3;
+
+/// Unit of what exact mode measures.
+const INSTRUCTIONS: &str = "instructions";
 
 /// What is compared of `/proc/meminfo`, and which direction is an improvement.
 pub const MEMORY_FIELDS: [(&str, Better); 6] = [
@@ -108,10 +116,41 @@ impl Decision {
 pub struct Side {
     /// Mean over boots.
     pub value: f64,
-    /// One number per boot, the decile at the better end of its samples, in the order of the boots.
+    /// One number per boot, in the order of the boots: what the statistic makes of its samples, in
+    /// exact mode the mean over its clones.
     pub boots: Vec<f64>,
+    /// In exact mode one number per clone, by boot.
+    pub clones: Vec<Vec<f64>>,
     /// Samples behind them.
     pub samples: u32,
+}
+
+/// How sure a change is: what of the statistics decides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Evidence {
+    /// Boots were compared.
+    Boots {
+        /// How the p-value was come by.
+        method: Method,
+        /// The p-value that keeps the whole run free of false rejections, but for
+        /// [`SIGNIFICANCE`] of runs: Holm's.
+        family: f64,
+        /// The p-value that keeps chance at [`SIGNIFICANCE`] of all changes shown: Benjamini's and
+        /// Hochberg's.
+        discovery: f64,
+        /// Boots of each kernel with which the fail limit could have been seen; `None` when more than
+        /// [`MOST_BOOTS`].
+        enough: Option<u32>,
+    },
+    /// Instructions were counted.
+    Instructions {
+        /// The change in standard errors; infinite where every clone of a kernel gave the same.
+        t: f64,
+        /// Degrees of freedom.
+        freedom: f64,
+        /// Between what the noise is that decides.
+        noise: Noise,
+    },
 }
 
 /// One metric in both kernels.
@@ -121,6 +160,8 @@ pub struct Comparison {
     pub place: Place,
     /// Its name: a scenario's metric, or a field of `/proc/meminfo`.
     pub metric: String,
+    /// What of it is compared.
+    pub statistic: Statistic,
     /// Unit of all values.
     pub unit: String,
     /// Which direction is an improvement.
@@ -133,8 +174,16 @@ pub struct Comparison {
     pub change: Option<f64>,
     /// Where the change is with a confidence of 95 %.
     pub interval: Option<(f64, f64)>,
-    /// Probability of such a change between equal kernels.
+    /// Probability of such a change between equal kernels, had nothing else been compared.
     pub p: Option<f64>,
+    /// What decides; `None` when nothing could be related.
+    pub evidence: Option<Evidence>,
+    /// The smallest change that could have been seen beside the run's other comparisons: four times
+    /// of five by boots, and in exact mode any from the warn limit and the asked number of standard
+    /// errors on.
+    pub detectable: Option<f64>,
+    /// It was measured in exact mode.
+    pub exact: bool,
     /// Relative change for the worse that is worth attention.
     pub warn: f64,
     /// Relative change for the worse that rejects.
@@ -150,9 +199,12 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Half the width of the interval, as a share: changes smaller than this can't be seen.
-    pub fn resolution(&self) -> Option<f64> {
-        self.interval.map(|(low, high)| (high - low) / 2.0)
+    /// Its name, with what of it is compared where that is not the usual: `getppid`, `getppid p99`.
+    pub fn label(&self) -> String {
+        match self.statistic {
+            Statistic::BestDecile | Statistic::Path | Statistic::Reading => self.metric.clone(),
+            other => format!("{} {}", self.metric, other.as_str()),
+        }
     }
 
     /// The relative change for the worse, and its interval with the worst end last.
@@ -162,6 +214,78 @@ impl Comparison {
             Better::Lower => (change, (low, high)),
             Better::Higher => (-change, (-high, -low)),
         })
+    }
+
+    /// Doubt and gaps are no matter of the verdict: memory that a kernel doesn't tell of is no gap in
+    /// what the workload asks for, and tails and means of counts advise beside the path.
+    fn advises(&self) -> bool {
+        self.place.is_memory()
+            || self.statistic.is_tail()
+            || (self.exact && self.statistic == Statistic::Mean)
+    }
+}
+
+/// The comparisons of a run that were made by one rule, and what is known of all of them together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Families {
+    /// Comparisons of boots that gave a p-value, memory among them.
+    pub boots: usize,
+    /// Of these, by Welch's t, for want of boots.
+    pub student: usize,
+    /// Comparisons of counts of instructions.
+    pub exact: usize,
+    /// Of these, the ones where templates differ more than their clones explain.
+    pub templates: usize,
+}
+
+impl Families {
+    fn new(comparisons: &[Comparison]) -> Self {
+        let mut families = Self::default();
+        for comparison in comparisons {
+            match comparison.evidence {
+                Some(Evidence::Boots { method, .. }) => {
+                    families.boots += 1;
+                    families.student += usize::from(method == Method::Student);
+                }
+                Some(Evidence::Instructions { noise, .. }) => {
+                    families.exact += 1;
+                    families.templates += usize::from(noise == Noise::Templates);
+                }
+                None => {}
+            }
+        }
+        families
+    }
+
+    /// What is promised of each family, in a sentence.
+    pub fn statements(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if self.boots > 0 {
+            let mut text = format!(
+                "of {} comparisons of boots: equal kernels are rejected in at most 5 % of runs (Holm), \
+                 at most 5 % of the changes shown are chance on average (Benjamini-Hochberg)",
+                self.boots
+            );
+            if self.student > 0 {
+                text += &format!(
+                    "; {} of them have too few boots for a permutation test and assume that boots \
+                     scatter about normally",
+                    self.student
+                );
+            }
+            told.push(text);
+        }
+        if self.exact > 0 {
+            let mut text = format!("of {} comparisons of instructions", self.exact);
+            if self.templates > 0 {
+                text += &format!(
+                    ", in {} templates differ more than their clones explain",
+                    self.templates
+                );
+            }
+            told.push(text);
+        }
+        told
     }
 }
 
@@ -192,28 +316,61 @@ impl ReadyTimes {
 struct Numbers {
     unit: String,
     better: Option<Better>,
-    /// The sides were measured in different units or directions.
+    /// The sides were measured in different units or directions, or not both in exact mode.
     mixed: bool,
-    baseline: Vec<Vec<f64>>,
-    candidate: Vec<Vec<f64>>,
+    exact: Option<bool>,
+    baseline: Vec<Clones>,
+    candidate: Vec<Clones>,
 }
 
+/// A boot's number, and the samples of each of its clones; of one only outside exact mode.
+type Clones = (u32, Vec<Vec<f64>>);
+
 impl Numbers {
-    fn add(&mut self, role: Role, unit: &str, better: Better, values: Vec<f64>) {
+    fn add(&mut self, role: Role, boot: u32, exact: bool, samples: (&str, Better, Vec<f64>)) {
+        let (unit, better, values) = samples;
         if values.is_empty() {
             return;
         }
-        if *self.better.get_or_insert(better) != better
-            || (!self.unit.is_empty() && self.unit != unit)
-        {
-            self.mixed = true;
-        }
+        self.mixed |= *self.better.get_or_insert(better) != better
+            || *self.exact.get_or_insert(exact) != exact
+            || (!self.unit.is_empty() && self.unit != unit);
         unit.clone_into(&mut self.unit);
-        match role {
-            Role::Baseline => self.baseline.push(values),
-            Role::Candidate => self.candidate.push(values),
+        let boots = match role {
+            Role::Baseline => &mut self.baseline,
+            Role::Candidate => &mut self.candidate,
+        };
+        match boots.iter_mut().find(|(number, _)| exact && *number == boot) {
+            Some((_, clones)) => clones.push(values),
+            None => boots.push((boot, vec![values])),
         }
     }
+
+    fn side(&self, role: Role) -> &[Clones] {
+        match role {
+            Role::Baseline => &self.baseline,
+            Role::Candidate => &self.candidate,
+        }
+    }
+
+    /// Samples of each boot, outside exact mode.
+    fn boots(&self, role: Role) -> Vec<Vec<f64>> {
+        self.side(role).iter().map(|(_, clones)| clones.concat()).collect()
+    }
+
+    /// The fewest samples of a boot.
+    fn fewest(&self) -> usize {
+        let boots = self.baseline.iter().chain(&self.candidate);
+        boots.map(|(_, clones)| clones.iter().map(Vec::len).sum()).min().unwrap_or(0)
+    }
+}
+
+/// One comparison to make.
+struct Task {
+    place: Place,
+    metric: String,
+    statistic: Statistic,
+    numbers: std::rc::Rc<Numbers>,
 }
 
 /// Every comparison, performance first.
@@ -223,15 +380,36 @@ pub(crate) fn comparisons(
     selected: &[Selected],
     seed: u64,
     book: &mut Book<'_>,
-) -> Vec<Comparison> {
-    let numbers: Vec<(Place, String, Numbers)> =
-        performance(record).into_iter().chain(memory(record)).collect();
-    let mut comparisons: Vec<Comparison> = (numbers.into_iter())
-        .map(|(place, metric, numbers)| compare(place, metric, &numbers, policy, selected, seed))
+) -> (Vec<Comparison>, Families) {
+    let tasks: Vec<Task> = (performance(record).into_iter())
+        .flat_map(|measured| tasks(measured, selected))
+        .chain(memory(record).into_iter().map(|(place, metric, numbers)| Task {
+            place,
+            metric,
+            statistic: Statistic::Reading,
+            numbers: numbers.into(),
+        }))
         .collect();
-    let tried = comparisons.iter().filter(|c| c.p.is_some()).count().max(1);
+    // What a family is, is known before anything is tested: a comparison that is possible.
+    let comparable = |task: &Task| {
+        let enough = |role| count(task.numbers.side(role).len()) >= MIN_BOOTS;
+        !task.numbers.mixed && Role::ALL.into_iter().all(enough)
+    };
+    let of_boots = |task: &&Task| task.numbers.exact != Some(true) && comparable(task);
+    let family = tasks.iter().filter(of_boots).count();
+    let metrics: Vec<stats::Metric> =
+        tasks.iter().filter(of_boots).map(|task| boots_of(task, seed)).collect();
+    let mut found = changes(&metrics, family).into_iter();
+    let mut comparisons: Vec<Comparison> = (tasks.iter())
+        .map(|task| {
+            let change = if of_boots(&task) { found.next().flatten() } else { None };
+            compare(task, change, policy, selected, family)
+        })
+        .collect();
+    adjust(&mut comparisons);
+    let invalid = self_check(record);
     for comparison in &mut comparisons {
-        decide(comparison, SIGNIFICANCE / tried as f64, record);
+        decide(comparison, policy, record, invalid.as_deref());
         if comparison.effect != Effect::None {
             let names = match &comparison.place {
                 Place::Scenario { scenario, .. } => Some([scenario.as_str()]),
@@ -242,14 +420,100 @@ pub(crate) fn comparisons(
                 metric: Some(&comparison.metric),
                 ..Difference::default()
             };
-            let label = format!("{}: {}", comparison.place, comparison.metric);
+            let label = format!("{}: {}", comparison.place, comparison.label());
             if let Some(id) = book.waive(&difference, &label) {
                 comparison.waiver = Some(id);
                 comparison.effect = Effect::None;
             }
         }
     }
-    comparisons
+    let families = Families::new(&comparisons);
+    (comparisons, families)
+}
+
+/// Why nothing that exact mode measured can be believed; `None` when it can.
+pub(crate) fn self_check(record: &RunRecord) -> Option<String> {
+    let exact = || record.boots.iter().filter(|boot| boot.planned.start == Start::Exact);
+    let failed = exact().find_map(|boot| match &boot.self_check {
+        Some(Err(difference)) => Some((boot, difference)),
+        _ => None,
+    });
+    if let Some((boot, difference)) = failed {
+        return Some(format!(
+            "one seed twice did not come to the same in {}: {difference}",
+            boot.planned.id
+        ));
+    }
+    let measured = (record.trials.iter())
+        .any(|t| t.planned.clone.is_some() && t.samples.iter().any(|s| s.unit == INSTRUCTIONS));
+    let checked = exact().any(|boot| boot.self_check.is_some());
+    (measured && !checked).then(|| "no clone was carried out twice to check it".to_owned())
+}
+
+/// What is compared of a metric.
+fn tasks((place, metric, numbers): (Place, String, Numbers), selected: &[Selected]) -> Vec<Task> {
+    let mut statistics = vec![Statistic::BestDecile];
+    if numbers.exact == Some(true) {
+        statistics = vec![Statistic::Path, Statistic::Mean];
+    } else if of_single_operations(&place, &metric, &numbers, selected) {
+        let enough = |statistic: &Statistic| numbers.fewest() >= statistic.samples();
+        statistics.extend(Statistic::LATENCY.into_iter().filter(enough));
+    }
+    let numbers = std::rc::Rc::new(numbers);
+    let task = |statistic| Task {
+        place: place.clone(),
+        metric: metric.clone(),
+        statistic,
+        numbers: std::rc::Rc::clone(&numbers),
+    };
+    statistics.into_iter().map(task).collect()
+}
+
+/// Whether each sample is the latency of one operation, so that its tail means something: only a step
+/// that measures with a batch of one says so.
+fn of_single_operations(
+    place: &Place,
+    metric: &str,
+    numbers: &Numbers,
+    selected: &[Selected],
+) -> bool {
+    let Place::Scenario { scenario, .. } = place else { return false };
+    let known = selected.iter().find(|s| s.scenario.id.as_str() == scenario);
+    let steps = known.map_or(&[][..], |selected| &selected.scenario.steps);
+    numbers.better == Some(Better::Lower)
+        && steps.iter().any(
+            |step| matches!(&step.action, Action::Measure(m) if m.op == metric && m.batch == 1),
+        )
+}
+
+fn boots_of(task: &Task, seed: u64) -> stats::Metric {
+    let Task { place, metric, statistic, numbers } = task;
+    // Each metric has a sequence of its own, so that another one more changes nothing for it.
+    let name = match statistic {
+        Statistic::BestDecile | Statistic::Reading => format!("{place}\0{metric}"),
+        other => format!("{place}\0{metric}\0{}", other.as_str()),
+    };
+    stats::Metric {
+        baseline: numbers.boots(Role::Baseline),
+        candidate: numbers.boots(Role::Candidate),
+        statistic: *statistic,
+        better: numbers.better.unwrap_or(Better::Lower),
+        seed: seed ^ u64::from(crc32fast::hash(name.as_bytes())),
+    }
+}
+
+/// Sets the p-values of comparisons of boots beside each other.
+fn adjust(comparisons: &mut [Comparison]) {
+    let of_boots = |c: &Comparison| matches!(c.evidence, Some(Evidence::Boots { .. }));
+    let p: Vec<f64> = (comparisons.iter()).filter(|c| of_boots(c)).filter_map(|c| c.p).collect();
+    let mut adjusted = holm(&p).into_iter().zip(benjamini_hochberg(&p));
+    for comparison in comparisons {
+        if let Some(Evidence::Boots { family, discovery, .. }) = &mut comparison.evidence
+            && let Some(both) = adjusted.next()
+        {
+            (*family, *discovery) = both;
+        }
+    }
 }
 
 /// Metrics of scenarios, in the order of the plan.
@@ -265,7 +529,8 @@ fn performance(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
                 order.push((key.0, key.1, trial.planned.kind));
             }
             let values = samples.values.iter().copied().filter(|v| v.is_finite()).collect();
-            numbers.add(trial.role, &samples.unit, samples.better, values);
+            let exact = trial.planned.clone.is_some() && samples.unit == INSTRUCTIONS;
+            numbers.add(trial.role, trial.number, exact, (&samples.unit, samples.better, values));
         }
     }
     (order.into_iter())
@@ -283,27 +548,22 @@ fn memory(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
     let mut images: Vec<&str> = record.boots.iter().map(|b| b.planned.image.as_str()).collect();
     images.sort_unstable();
     images.dedup();
-    type Moment = (fn(String) -> Place, fn(&BootRecord) -> Option<&KernelState>);
-    let moments: [Moment; 2] = [
-        (|image| Place::AfterBoot { image }, |boot| boot.after_boot.as_ref()),
-        // A machine that was started again has not carried the whole load.
-        (
-            |image| Place::AfterLoad { image },
-            |boot| boot.after_load.as_ref().filter(|_| boot.attempts == 1 && boot.fault.is_none()),
-        ),
-    ];
+    let moments: [fn(String) -> Place; 2] =
+        [|image| Place::AfterBoot { image }, |image| Place::AfterLoad { image }];
     let mut all = Vec::new();
-    for (place, state) in moments {
+    for place in moments {
         for image in &images {
+            let place = place((*image).to_owned());
             for (field, better) in MEMORY_FIELDS {
                 let mut numbers = Numbers::default();
                 for boot in record.boots.iter().filter(|b| b.planned.image == *image) {
-                    let kib = state(boot).and_then(|state| state.memory.get(field));
+                    let kib = state(&place, boot).and_then(|state| state.memory.get(field));
                     let bytes = kib.map(|&kib| vec![kib as f64 * 1024.0]).unwrap_or_default();
-                    numbers.add(boot.planned.role, "B", better, bytes);
+                    let (role, number) = (boot.planned.role, boot.planned.number);
+                    numbers.add(role, number, false, ("B", better, bytes));
                 }
                 if numbers.better.is_some() {
-                    all.push((place((*image).to_owned()), field.to_owned(), numbers));
+                    all.push((place.clone(), field.to_owned(), numbers));
                 }
             }
         }
@@ -312,56 +572,55 @@ fn memory(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
 }
 
 fn compare(
-    place: Place,
-    metric: String,
-    numbers: &Numbers,
+    task: &Task,
+    found: Option<Change>,
     policy: &Policy,
     selected: &[Selected],
-    seed: u64,
+    family: usize,
 ) -> Comparison {
+    let Task { place, metric, statistic, numbers } = task;
     let better = numbers.better.unwrap_or(Better::Lower);
-    let baseline = side(&numbers.baseline, better);
-    let candidate = side(&numbers.candidate, better);
-    let (warn, fail) = match &place {
-        Place::Scenario { scenario, .. } => {
-            let known = selected.iter().find(|s| s.scenario.id.as_str() == scenario);
-            let limits: PerformanceLimits = match known {
-                Some(s) => policy.limits(&s.scenario.id, &metric, &s.overrides),
-                None => policy.performance,
-            };
-            (limits.warn.ratio(), limits.fail.ratio())
-        }
-        _ => {
-            let base = baseline.as_ref().map_or(0.0, |side| side.value).max(1.0);
-            let limit = |limit: SizeLimit| match limit {
-                SizeLimit::Percent(_) => limit.bytes(base).max(MEMORY_FLOOR) / base,
-                SizeLimit::Bytes(_) => limit.bytes(base) / base,
-            };
-            (limit(policy.memory.warn), limit(policy.memory.fail))
-        }
-    };
-    // Each metric has a sequence of its own, so that another one more changes nothing for it.
-    let seed = seed ^ u64::from(crc32fast::hash(format!("{place}\0{metric}").as_bytes()));
-    let enough = |boots: &[Vec<f64>]| count(boots.len()) >= MIN_BOOTS;
-    let comparable = !numbers.mixed && enough(&numbers.baseline) && enough(&numbers.candidate);
-    let found: Option<Change> =
-        comparable.then(|| change(&numbers.baseline, &numbers.candidate, better, seed)).flatten();
+    let exact = numbers.exact == Some(true);
+    let side = |role| side(numbers.side(role), *statistic, better, exact);
+    let (baseline, candidate) = (side(Role::Baseline), side(Role::Candidate));
+    let (warn, fail) = limits(task, baseline.as_ref(), policy, selected);
+    let fail = fail.max(warn);
+    let counted: Option<Exact> = (baseline.as_ref().zip(candidate.as_ref()))
+        .filter(|_| exact && !numbers.mixed)
+        .and_then(|(base, new)| exact::compare(&base.clones, &new.clones));
     let plain = (baseline.as_ref()).zip(candidate.as_ref()).and_then(|(b, c)| {
         (!numbers.mixed && b.value > 0.0).then(|| c.value / b.value - 1.0).filter(|r| r.is_finite())
     });
-    let doubt = if numbers.mixed { "the kernels were measured in different units" } else { "" };
+    let evidence = match (found, counted) {
+        (Some(found), _) => Some(Evidence::Boots {
+            method: found.test.method,
+            family: found.test.p,
+            discovery: found.test.p,
+            enough: boots_that_see(fail, found.variance, family),
+        }),
+        (None, Some(Exact { t, freedom, noise, .. })) => {
+            Some(Evidence::Instructions { t, freedom, noise })
+        }
+        (None, None) => None,
+    };
+    let doubt = if numbers.mixed { "the kernels were measured in different ways" } else { "" };
     Comparison {
-        place,
-        metric,
+        place: place.clone(),
+        metric: metric.clone(),
+        statistic: *statistic,
         unit: numbers.unit.clone(),
         better,
         baseline,
         candidate,
-        change: found.map(|c| c.ratio).or(plain),
-        interval: found.map(|c| c.interval),
-        p: found.map(|c| c.p),
+        change: found.map(|c| c.ratio).or(counted.map(|c| c.ratio)).or(plain),
+        interval: found.map(|c| c.interval).or(counted.map(|c| c.interval())),
+        p: found.map(|c| c.test.p).or(counted.map(|c| c.p())),
+        evidence,
+        detectable: (found.map(|c| c.detectable))
+            .or(counted.map(|c| (policy.exact.t * c.error).max(warn))),
+        exact,
         warn,
-        fail: fail.max(warn),
+        fail,
         decision: Decision::Missing,
         effect: Effect::None,
         waiver: None,
@@ -369,21 +628,69 @@ fn compare(
     }
 }
 
-fn side(boots: &[Vec<f64>], better: Better) -> Option<Side> {
-    let deciles: Vec<f64> = boots.iter().filter_map(|b| best_decile(b, better)).collect();
-    if deciles.is_empty() {
-        return None;
+fn limits(
+    task: &Task,
+    baseline: Option<&Side>,
+    policy: &Policy,
+    selected: &[Selected],
+) -> (f64, f64) {
+    let ratios = |limits: PerformanceLimits| (limits.warn.ratio(), limits.fail.ratio());
+    let Place::Scenario { scenario, .. } = &task.place else {
+        let base = baseline.map_or(0.0, |side| side.value).max(1.0);
+        let limit = |limit: SizeLimit| match limit {
+            SizeLimit::Percent(_) => limit.bytes(base).max(MEMORY_FLOOR) / base,
+            SizeLimit::Bytes(_) => limit.bytes(base) / base,
+        };
+        return (limit(policy.memory.warn), limit(policy.memory.fail));
+    };
+    let known = selected.iter().find(|s| s.scenario.id.as_str() == scenario);
+    if task.numbers.exact == Some(true) {
+        let (path, mean) = known.map_or((policy.exact.path, policy.exact.mean), |s| {
+            policy.exact.limits(&s.scenario.id, &task.metric)
+        });
+        return ratios(if task.statistic == Statistic::Path { path } else { mean });
     }
-    let value = deciles.iter().sum::<f64>() / deciles.len() as f64;
-    let samples = count(boots.iter().map(Vec::len).sum());
-    Some(Side { value, boots: deciles, samples })
+    if task.statistic.is_tail() {
+        return ratios(policy.tails);
+    }
+    ratios(
+        known.map_or(policy.performance, |s| {
+            policy.limits(&s.scenario.id, &task.metric, &s.overrides)
+        }),
+    )
 }
 
-/// Sets decision, effect and doubt. `proof` is the p-value from which a change counts as proven
-/// beside all the others of the run.
-fn decide(comparison: &mut Comparison, proof: f64, record: &RunRecord) {
-    let few = |side: &Option<Side>| side.as_ref().map_or(0, |s| count(s.boots.len())) < MIN_BOOTS;
+fn side(boots: &[Clones], statistic: Statistic, better: Better, exact: bool) -> Option<Side> {
+    let clones: Vec<Vec<f64>> = (boots.iter())
+        .map(|(_, clones)| boot::values(clones, statistic, better))
+        .filter(|clones| !clones.is_empty())
+        .collect();
+    if clones.is_empty() {
+        return None;
+    }
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let of_boots: Vec<f64> = clones.iter().map(|clones| mean(clones)).collect();
+    let samples = boots.iter().flat_map(|(_, clones)| clones).map(Vec::len).sum();
+    Some(Side {
+        value: mean(&of_boots),
+        boots: of_boots,
+        clones: if exact { clones } else { Vec::new() },
+        samples: count(samples),
+    })
+}
+
+/// Sets decision, effect and doubt.
+fn decide(comparison: &mut Comparison, policy: &Policy, record: &RunRecord, invalid: Option<&str>) {
+    let few = |side: &Option<Side>| {
+        let least = if comparison.exact { count(MIN_TEMPLATES) } else { MIN_BOOTS };
+        side.as_ref().map_or(0, |side| count(side.boots.len())) < least
+    };
     let (decision, effect, doubt) = match (&comparison.baseline, &comparison.candidate) {
+        // Told once for the whole run.
+        _ if comparison.exact && invalid.is_some() => {
+            let why = invalid.unwrap_or_default();
+            (Decision::Inconclusive, Effect::None, format!("exact mode is invalid: {why}"))
+        }
         (None, _) | (_, None) => {
             let role = if comparison.baseline.is_none() { Role::Baseline } else { Role::Candidate };
             // Trials that failed or never ran speak for themselves.
@@ -395,11 +702,22 @@ fn decide(comparison: &mut Comparison, proof: f64, record: &RunRecord) {
             (Decision::Missing, Effect::Inconclusive, comparison.doubt.clone())
         }
         _ if few(&comparison.baseline) || few(&comparison.candidate) => {
-            let doubt = format!("fewer than {MIN_BOOTS} boots of each kernel gave a number");
+            let doubt = if comparison.exact {
+                format!("fewer than {MIN_TEMPLATES} templates of each kernel gave a number")
+            } else {
+                format!("fewer than {MIN_BOOTS} boots of each kernel gave a number")
+            };
             (Decision::Inconclusive, Effect::Inconclusive, doubt)
         }
-        (Some(base), Some(new)) => match comparison.worsening().zip(comparison.p) {
-            Some(((worse, interval), p)) => judge(comparison, worse, interval, p, proof),
+        (Some(base), Some(new)) => match comparison.worsening().zip(comparison.evidence) {
+            Some(((worse, interval), evidence)) => match evidence {
+                Evidence::Boots { family, discovery, enough, .. } => {
+                    judge(comparison, worse, interval, (family, discovery), enough)
+                }
+                Evidence::Instructions { t, noise, .. } => {
+                    judge_exact(comparison, worse, t.abs() > policy.exact.t, noise, policy)
+                }
+            },
             None if base.boots.iter().chain(&new.boots).all(|&v| v == 0.0) => {
                 (Decision::Unchanged, Effect::None, String::new())
             }
@@ -409,45 +727,94 @@ fn decide(comparison: &mut Comparison, proof: f64, record: &RunRecord) {
             }
         },
     };
-    // Memory that one kernel doesn't tell of is no gap in what the workload asks for.
-    let optional = comparison.place.is_memory() && decision != Decision::Regression;
+    let optional = comparison.advises() && decision != Decision::Regression;
     comparison.decision = decision;
     comparison.effect = if optional { Effect::None } else { effect };
     comparison.doubt = doubt;
+}
+
+/// A limit is reached by a change that rounding puts below it.
+fn reaches(change: f64, limit: f64) -> bool {
+    change >= limit * (1.0 - 1e-9)
 }
 
 fn judge(
     comparison: &Comparison,
     worse: f64,
     (low, high): (f64, f64),
-    p: f64,
-    proof: f64,
+    (family, discovery): (f64, f64),
+    enough: Option<u32>,
 ) -> (Decision, Effect, String) {
     let (warn, fail) = (comparison.warn, comparison.fail);
     let none = String::new;
+    let boots = comparison.baseline.as_ref().map_or(0, |side| side.boots.len());
+    let more = || match enough {
+        // So many were not enough by bad luck, or are uneven.
+        Some(enough) if enough as usize <= boots => "some more would do".to_owned(),
+        Some(enough) => format!("about {enough} would do"),
+        None => format!("more than {MOST_BOOTS} would be needed"),
+    };
     // Both are asked: of few boots that scatter to one side the interval alone is too sure.
-    let (is_worse, is_better) = (low > 0.0 && p <= SIGNIFICANCE, high < 0.0 && p <= SIGNIFICANCE);
-    if is_worse && worse >= fail && p <= proof {
+    let (is_worse, is_better) =
+        (low > 0.0 && discovery <= SIGNIFICANCE, high < 0.0 && discovery <= SIGNIFICANCE);
+    let sees = comparison.detectable.unwrap_or(f64::INFINITY);
+    if low > 0.0 && reaches(worse, fail) && family <= SIGNIFICANCE {
         (Decision::Regression, Effect::Reject, none())
-    } else if is_worse && worse >= fail {
+    } else if low > 0.0 && reaches(worse, fail) {
         let doubt = format!(
-            "over the limit, but not proven: p is {}, and beside the run's other comparisons it \
-             has to be {} or less",
-            probability(p),
-            if proof >= 0.001 { probability(proof) } else { format!("{proof:.5}") },
+            "over the limit, but not proven: beside the run's other comparisons chance does this with \
+             a probability of {} with {boots} boots of each kernel; {}",
+            probability(family),
+            more(),
         );
         (Decision::Inconclusive, Effect::Inconclusive, doubt)
-    } else if low <= -fail && high >= fail {
+    } else if sees > fail && high >= fail {
         let doubt = format!(
-            "too noisy: between {:.1} % better and {:.1} % worse",
-            -100.0 * low,
-            100.0 * high
+            "too noisy: {boots} boots of each kernel see changes from {:.1} % on, the limit is {:.1} \
+             %; {}",
+            100.0 * sees,
+            100.0 * fail,
+            more(),
         );
         (Decision::Inconclusive, Effect::Inconclusive, doubt)
-    } else if is_worse && worse >= warn {
+    } else if is_worse && reaches(worse, warn) {
         (Decision::Worse, Effect::None, none())
-    } else if is_better && -worse >= warn {
+    } else if is_better && reaches(-worse, warn) {
         (Decision::Better, Effect::None, none())
+    } else {
+        (Decision::Unchanged, Effect::None, none())
+    }
+}
+
+fn judge_exact(
+    comparison: &Comparison,
+    worse: f64,
+    proven: bool,
+    noise: Noise,
+    policy: &Policy,
+) -> (Decision, Effect, String) {
+    let (warn, fail) = (comparison.warn, comparison.fail);
+    let none = String::new;
+    // Below the warn limit it is that limit, which no doubt is about.
+    let sees = comparison.detectable.unwrap_or(f64::INFINITY);
+    if proven && reaches(worse, fail) {
+        (Decision::Regression, Effect::Reject, none())
+    } else if proven && reaches(worse, warn) {
+        (Decision::Worse, Effect::None, none())
+    } else if proven && reaches(-worse, warn) {
+        (Decision::Better, Effect::None, none())
+    } else if !proven && sees > warn && reaches(worse + sees, fail) {
+        // The error falls with the root of the number of templates.
+        let templates = f64::from(policy.exact.templates) * (sees / fail).powi(2).max(1.5);
+        let doubt = format!(
+            "{} of one kernel differ so much that only changes from {:.2} % on are seen, the limit is \
+             {:.2} %; about {:.0} templates would do",
+            noise.as_str(),
+            100.0 * sees,
+            100.0 * fail,
+            templates.ceil(),
+        );
+        (Decision::Inconclusive, Effect::Inconclusive, doubt)
     } else {
         (Decision::Unchanged, Effect::None, none())
     }
@@ -480,7 +847,7 @@ pub(crate) fn measured_nothing(record: &RunRecord) -> Vec<String> {
     scenarios
 }
 
-/// Used by the sentences of reasons: `+7.3 %`.
-pub(crate) fn percent(ratio: f64) -> String {
-    format!("{:+.1} %", 100.0 * ratio)
+/// Used by the sentences of reasons: `+7.3 %`, in exact mode `+0.59 %`.
+pub(crate) fn percent(ratio: f64, exact: bool) -> String {
+    if exact { format!("{:+.2} %", 100.0 * ratio) } else { format!("{:+.1} %", 100.0 * ratio) }
 }

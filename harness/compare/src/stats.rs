@@ -1,10 +1,24 @@
-//! The statistics: how sure a difference is.
+//! The statistics of what boots measured: how large a difference is, how sure, and what could have
+//! been seen. Pure functions of numbers and a seed; what they mean is in `docs/comparison.md`.
+
+use std::collections::BTreeMap;
 
 use kgate_model::sample::Better;
-use statrs::distribution::{ContinuousCDF, DiscreteCDF, Hypergeometric, StudentsT};
+use rayon::prelude::*;
+use statrs::distribution::{ContinuousCDF, DiscreteCDF, Hypergeometric, Normal, StudentsT};
+
+use crate::boot::{Boot, LEVELS, Statistic};
 
 /// Share of runs of two equal kernels in which chance alone may look like a difference.
 pub const SIGNIFICANCE: f64 = 0.05;
+/// Share of real changes of the detectable size that are found.
+pub const POWER: f64 = 0.8;
+/// Resamples of the bootstrap, and random arrangements of the permutation test.
+pub const RESAMPLES: usize = 10_000;
+/// Up to so many arrangements of the boots are all looked at; 8 boots of each kernel have 12,870.
+pub const ARRANGEMENTS: f64 = 20_000.0;
+/// No more boots than this are ever asked for.
+pub const MOST_BOOTS: u32 = 1000;
 
 /// Probability that the candidate fails at least as often as it did, of all ways to deal the same
 /// failures out over the boots of two equal kernels: Fisher's exact test, one-sided.
@@ -20,208 +34,453 @@ pub fn at_least_as_often(candidate: (u32, u32), baseline: (u32, u32)) -> f64 {
         .map_or(1.0, |dealt| dealt.sf(failed - 1).clamp(0.0, 1.0))
 }
 
-/// A relative change between two kernels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Change {
-    /// Of the mean over boots, relative to the baseline: 0.03 is 3 % more.
-    pub(crate) ratio: f64,
-    /// Where it is with a confidence of 95 %.
-    pub(crate) interval: (f64, f64),
-    /// Probability of a change at least this large between equal kernels, in either direction.
-    pub(crate) p: f64,
+/// How a p-value was come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Every arrangement of the boots over the kernels: true of any distribution.
+    Exact,
+    /// Random arrangements of the boots, [`RESAMPLES`] or more: true of any distribution.
+    Random,
+    /// Welch's t, because so few boots have too few arrangements to prove anything beside the run's
+    /// other comparisons: true where boots of one kernel scatter about normally.
+    Student,
 }
 
-const RESAMPLES: usize = 2000;
-/// Deciles drawn per boot; the outer resampling picks among them.
-const DECILES: usize = 200;
-/// Samples of one boot that take part in the resampling; evenly spaced in rank when there are more.
-const SAMPLES: usize = 512;
-/// Probability in both tails of the interval.
-const TAILS: f64 = 0.05;
-/// The share of a boot's samples that may be better than the number that stands for the boot.
-const DECILE: f64 = 0.1;
+impl Method {
+    /// The words used in files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "permutation, exact",
+            Self::Random => "permutation, random",
+            Self::Student => "Welch's t",
+        }
+    }
+}
 
-/// The change from `baseline` to `candidate`, each a list of boots with their samples. `None` when
-/// a side has fewer than two boots, a boot has no samples, or a mean isn't positive, so that
-/// nothing can be related to it.
-///
-/// Works on logarithms: twice as much and half as much are equally far, and no interval reaches a
-/// change of -100 %.
-pub(crate) fn change(
-    baseline: &[Vec<f64>],
-    candidate: &[Vec<f64>],
-    better: Better,
-    seed: u64,
-) -> Option<Change> {
-    let base = Group::new(baseline, better)?;
-    let new = Group::new(candidate, better)?;
+/// Whether the boots of two kernels differ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Test {
+    /// Probability of a difference of the means at least this large between equal kernels, in either
+    /// direction.
+    pub p: f64,
+    /// How it was come by.
+    pub method: Method,
+}
+
+/// Tests whether two lists of boots, a number each, differ. `comparisons` is how many such tests the
+/// run makes: a permutation test that could not prove anything beside them gives way to Welch's t.
+/// `None` with fewer than two boots on a side.
+pub fn test(baseline: &[f64], candidate: &[f64], comparisons: usize, seed: u64) -> Option<Test> {
+    let (base, new) = (Moments::new(baseline)?, Moments::new(candidate)?);
+    let arrangements = arrangements(baseline.len(), candidate.len());
+    let (p, method) = if arrangements <= ARRANGEMENTS {
+        (exact_permutation(baseline, candidate), Method::Exact)
+    } else {
+        (random_permutation(baseline, candidate, comparisons, seed), Method::Random)
+    };
+    if 2.0 / arrangements <= level(comparisons) {
+        return Some(Test { p, method });
+    }
+    Some(Test {
+        p: welch(&base, &new).max(if p > 2.5 / arrangements { p } else { 0.0 }),
+        method: Method::Student,
+    })
+}
+
+/// The p-value that the first of `comparisons` has to reach for a rejection.
+pub fn level(comparisons: usize) -> f64 {
+    SIGNIFICANCE / comparisons.max(1) as f64
+}
+
+/// In how many ways boots can be dealt out over the kernels.
+fn arrangements(baseline: usize, candidate: usize) -> f64 {
+    let few = baseline.min(candidate);
+    let all = baseline + candidate;
+    (0..few).map(|i| (all - i) as f64 / (i + 1) as f64).product()
+}
+
+/// Sum of one arrangement's candidate boots, centred, so that equal sums compare as equal.
+struct Pool {
+    values: Vec<f64>,
+    candidates: usize,
+    /// A sum at least this far from zero counts as at least as extreme.
+    extreme: f64,
+}
+
+impl Pool {
+    fn new(baseline: &[f64], candidate: &[f64]) -> Self {
+        let mut values: Vec<f64> = baseline.iter().chain(candidate).copied().collect();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        values.iter_mut().for_each(|value| *value -= mean);
+        // With the mean taken out, the difference of the means grows with the sum of one side.
+        let sum: f64 = values[baseline.len()..].iter().sum();
+        let scale: f64 = values.iter().map(|value| value.abs()).sum();
+        Self { values, candidates: candidate.len(), extreme: sum.abs() - 1e-9 * scale }
+    }
+}
+
+fn exact_permutation(baseline: &[f64], candidate: &[f64]) -> f64 {
+    let pool = Pool::new(baseline, candidate);
+    let (all, taken) = (pool.values.len(), pool.candidates);
+    // In lexical order; `sums[i]` is the sum of the first i taken.
+    let mut at: Vec<usize> = (0..taken).collect();
+    let mut sums = vec![0.0; taken + 1];
+    let (mut seen, mut extreme, mut from) = (0_u64, 0_u64, 0);
+    loop {
+        for i in from..taken {
+            sums[i + 1] = sums[i] + pool.values[at[i]];
+        }
+        seen += 1;
+        extreme += u64::from(sums[taken].abs() >= pool.extreme);
+        let Some(i) = (0..taken).rev().find(|&i| at[i] < all - taken + i) else { break };
+        at[i] += 1;
+        for next in i + 1..taken {
+            at[next] = at[next - 1] + 1;
+        }
+        from = i;
+    }
+    extreme as f64 / seen as f64
+}
+
+fn random_permutation(baseline: &[f64], candidate: &[f64], comparisons: usize, seed: u64) -> f64 {
+    /// With fewer extreme arrangements than this, more are drawn where the level asks for it.
+    const FEW: u64 = 20;
+    let mut pool = Pool::new(baseline, candidate);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let all = pool.values.len();
+    // The smaller side is drawn: the other's sum is the same with the other sign.
+    let few = pool.candidates.min(all - pool.candidates);
+    let (mut seen, mut extreme) = (0, 0);
+    // So many that none being extreme is half of what the level asks for.
+    let wanted = RESAMPLES.max((2.0 / level(comparisons)).ceil() as usize);
+    for stop in [RESAMPLES, wanted] {
+        if seen > 0 && extreme >= FEW {
+            break;
+        }
+        for _ in seen..stop {
+            let mut sum = 0.0;
+            for i in 0..few {
+                let other = i + below(&mut random, all - i);
+                pool.values.swap(i, other);
+                sum += pool.values[i];
+            }
+            extreme += u64::from(sum.abs() >= pool.extreme);
+        }
+        seen = stop;
+    }
+    // The arrangement that was measured is one of them.
+    (extreme + 1) as f64 / (seen + 1) as f64
+}
+
+/// A random index below `bound`, which is far below 2^32, so that the bias doesn't matter.
+#[inline]
+fn below(random: &mut fastrand::Rng, bound: usize) -> usize {
+    ((u64::from(random.u32(..)) * bound as u64) >> 32) as usize
+}
+
+/// Mean and variance of some numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moments {
+    pub(crate) count: f64,
+    pub(crate) mean: f64,
+    pub(crate) variance: f64,
+}
+
+impl Moments {
+    /// `None` of fewer than two, and of what isn't finite.
+    pub(crate) fn new(values: &[f64]) -> Option<Self> {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let variance = squares / (count - 1.0);
+        // What rounding leaves of equal numbers is no variance.
+        let variance = if variance.sqrt() <= 1e-12 * mean.abs() { 0.0 } else { variance };
+        (values.len() >= 2 && variance.is_finite()).then_some(Self { count, mean, variance })
+    }
+
+    /// Of the mean.
+    pub(crate) fn squared_error(&self) -> f64 {
+        self.variance / self.count
+    }
+}
+
+/// Standard error of the difference of two means, and its degrees of freedom by Welch and
+/// Satterthwaite.
+pub(crate) fn error(base: &Moments, new: &Moments) -> (f64, f64) {
+    let (b, n) = (base.squared_error(), new.squared_error());
+    let freedom = (b + n).powi(2) / (b * b / (base.count - 1.0) + n * n / (new.count - 1.0));
+    let freedom = if freedom.is_finite() { freedom } else { base.count + new.count - 2.0 };
+    ((b + n).sqrt(), freedom.max(1.0))
+}
+
+fn welch(base: &Moments, new: &Moments) -> f64 {
+    let (error, freedom) = error(base, new);
+    two_sided(new.mean - base.mean, error, freedom)
+}
+
+/// Probability of so large a difference by Student's t; without any error every difference is real.
+pub(crate) fn two_sided(difference: f64, error: f64, freedom: f64) -> f64 {
+    match (error, difference) {
+        (0.0, 0.0) => 1.0,
+        (0.0, _) => 0.0,
+        _ => StudentsT::new(0.0, 1.0, freedom)
+            .map_or(1.0, |t| (2.0 * t.sf((difference / error).abs())).clamp(0.0, 1.0)),
+    }
+}
+
+/// The t that is exceeded with probability `tail`.
+pub(crate) fn critical(tail: f64, freedom: f64) -> f64 {
+    StudentsT::new(0.0, 1.0, freedom.max(1.0)).map_or(f64::INFINITY, |t| t.inverse_cdf(1.0 - tail))
+}
+
+/// The relative change that is found with probability [`POWER`], in a run that makes `comparisons`:
+/// what can be said before a run. `between` and `within` are coefficients of variation, of boots and
+/// of the samples within a boot; `samples` are those of a boot.
+pub fn detectable(between: f64, within: f64, boots: u32, samples: u32, comparisons: usize) -> f64 {
+    let one = between.powi(2) + within.powi(2) / f64::from(samples.max(1));
+    seen(2.0 * one, boots, comparisons)
+}
+
+/// As [`detectable`], with the variances of one boot of either kernel added up.
+fn seen(variance: f64, boots: u32, comparisons: usize) -> f64 {
+    let freedom = f64::from(boots.max(2) - 1) * 2.0;
+    detected((variance / f64::from(boots.max(1))).sqrt(), freedom, comparisons)
+}
+
+fn detected(error: f64, freedom: f64, comparisons: usize) -> f64 {
+    if error == 0.0 {
+        return 0.0;
+    }
+    let standard = critical(level(comparisons) / 2.0, freedom) + critical(1.0 - POWER, freedom);
+    (standard * error).exp_m1()
+}
+
+/// The fewest boots of each kernel with which a change of `ratio` is found among `comparisons`, when
+/// the relative variances of one boot of either kernel add up to `variance`. `None` when more than
+/// [`MOST_BOOTS`] are.
+pub fn boots_that_see(ratio: f64, variance: f64, comparisons: usize) -> Option<u32> {
+    let enough = |boots: u32| {
+        let few = boots as usize;
+        2.0 / arrangements(few, few) <= level(comparisons)
+            && seen(variance, boots, comparisons) <= ratio
+    };
+    let (mut low, mut high) = (2, MOST_BOOTS);
+    if !enough(high) {
+        return None;
+    }
+    // `low` is too few, `high` is enough.
+    while low + 1 < high {
+        let middle = low.midpoint(high);
+        if enough(middle) { high = middle } else { low = middle }
+    }
+    Some(high)
+}
+
+/// A relative change between two kernels, measured in boots.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    /// Of the mean over boots, relative to the baseline: 0.03 is 3 % more.
+    pub ratio: f64,
+    /// Where it is with a confidence of 95 %.
+    pub interval: (f64, f64),
+    /// Whether it is chance.
+    pub test: Test,
+    /// The change that these boots find with probability [`POWER`] beside the run's other
+    /// comparisons.
+    pub detectable: f64,
+    /// Relative variances of one boot of either kernel, added up.
+    pub variance: f64,
+}
+
+/// What boots of two kernels measured of one metric, and how it is to be compared.
+#[derive(Clone, Debug)]
+pub struct Metric {
+    /// Samples of each boot of the baseline.
+    pub baseline: Vec<Vec<f64>>,
+    /// Samples of each boot of the candidate.
+    pub candidate: Vec<Vec<f64>>,
+    /// What stands for a boot.
+    pub statistic: Statistic,
+    /// Which direction is an improvement.
+    pub better: Better,
+    /// Seed of the resampling.
+    pub seed: u64,
+}
+
+/// The change of each metric, `None` where a side has fewer than two boots, a boot has no samples, or
+/// a mean isn't positive, so that nothing can be related to it. The same whatever the number of
+/// threads.
+pub fn changes(metrics: &[Metric], comparisons: usize) -> Vec<Option<Change>> {
+    metrics.par_iter().map(|metric| change(metric, comparisons)).collect()
+}
+
+fn change(metric: &Metric, comparisons: usize) -> Option<Change> {
+    let side = |boots: &[Vec<f64>]| -> Option<Vec<Boot>> {
+        boots.iter().map(|samples| Boot::new(samples, metric.statistic, metric.better)).collect()
+    };
+    let (base_boots, new_boots) = (side(&metric.baseline)?, side(&metric.candidate)?);
+    let values = |boots: &[Boot]| -> Vec<f64> { boots.iter().map(|boot| boot.value).collect() };
+    let (base_values, new_values) = (values(&base_boots), values(&new_boots));
+    let (base, new) = (Moments::new(&base_values)?, Moments::new(&new_values)?);
     let log = (new.mean / base.mean).ln();
     if base.mean <= 0.0 || new.mean <= 0.0 || !log.is_finite() {
         return None;
     }
-    let mut random = fastrand::Rng::with_seed(seed);
-    let base_draws = Draws::new(baseline, better, &mut random);
-    let new_draws = Draws::new(candidate, better, &mut random);
-    let mut deviations: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let base_mean = base.inflate(base_draws.mean(&mut random));
-            let new_mean = new.inflate(new_draws.mean(&mut random));
-            (new_mean / base_mean).ln() - log
-        })
-        .collect();
-    deviations.sort_by(f64::total_cmp);
-    let error = (deviations.iter().map(|d| d * d).sum::<f64>() / RESAMPLES as f64).sqrt();
-    let student = StudentsT::new(0.0, 1.0, freedom(&base, &new)).ok()?;
-    // A bootstrap of few boots has the tails of a normal distribution; the truth has Student's.
-    let widen = student.inverse_cdf(1.0 - TAILS / 2.0) / 1.959_963_985;
-    let at = |share: f64| deviations[((RESAMPLES - 1) as f64 * share).round() as usize];
-    let (low, high) = (at(TAILS / 2.0), at(1.0 - TAILS / 2.0));
-    // Reflected, because the resampled means err from the measured one as that errs from the truth.
-    let interval = (log - widen * high.max(0.0), log - widen * low.min(0.0));
-    let p = match error {
-        0.0 if log == 0.0 => 1.0,
-        0.0 => 0.0,
-        _ => (2.0 * student.sf((log / error).abs())).clamp(0.0, 1.0),
+    let relative = |side: &Moments| Moments {
+        mean: 1.0,
+        variance: side.variance / (side.mean * side.mean),
+        ..*side
     };
+    let (error, freedom) = error(&relative(&base), &relative(&new));
+    let draws = (Draws::new(&base_boots, &base), Draws::new(&new_boots, &new));
+    let (low, high) = bootstrap(&draws, log, freedom, metric.seed);
     Some(Change {
         ratio: new.mean / base.mean - 1.0,
-        interval: (interval.0.exp_m1(), interval.1.exp_m1()),
-        p,
+        interval: (low.exp_m1(), high.exp_m1()),
+        test: test(&base_values, &new_values, comparisons, metric.seed)?,
+        detectable: detected(error, freedom, comparisons),
+        variance: relative(&base).variance + relative(&new).variance,
     })
 }
 
-/// The boots of one role, each by its best decile.
-struct Group {
-    boots: f64,
-    mean: f64,
-    /// Of the deciles, between boots.
-    variance: f64,
+/// The 95 % interval of the logarithm of the change, by the hierarchical bootstrap.
+///
+/// Works on logarithms: twice as much and half as much are equally far, and no interval reaches a
+/// change of -100 %.
+fn bootstrap((base, new): &(Draws, Draws), log: f64, freedom: f64, seed: u64) -> (f64, f64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut ratios: Vec<f64> =
+        (0..RESAMPLES).map(|_| new.mean(&mut random) / base.mean(&mut random)).collect();
+    // A bootstrap of few boots has the tails of a normal distribution; the truth has Student's.
+    let widen = critical(SIGNIFICANCE / 2.0, freedom) / 1.959_963_985;
+    let mut at = |share: f64| {
+        let rank = ((RESAMPLES - 1) as f64 * share).round() as usize;
+        let (_, ratio, _) = ratios.select_nth_unstable_by(rank, f64::total_cmp);
+        ratio.ln() - log
+    };
+    let (low, high) = (at(SIGNIFICANCE / 2.0), at(1.0 - SIGNIFICANCE / 2.0));
+    // Reflected, because the resampled means err from the measured one as that errs from the truth.
+    (log - widen * high.max(0.0), log - widen * low.min(0.0))
 }
 
-impl Group {
-    fn new(boots: &[Vec<f64>], better: Better) -> Option<Self> {
-        let deciles = boots.iter().map(|b| best_decile(b, better)).collect::<Option<Vec<_>>>()?;
-        if deciles.len() < 2 {
-            return None;
-        }
-        let boots = deciles.len() as f64;
-        let mean = deciles.iter().sum::<f64>() / boots;
-        let squares: f64 = deciles.iter().map(|d| (d - mean).powi(2)).sum();
-        mean.is_finite().then_some(Self { boots, mean, variance: squares / (boots - 1.0) })
-    }
-
-    /// Undoes that resampled means of `n` boots vary less than real ones by (n-1)/n.
-    /// Stays positive.
-    fn inflate(&self, resampled: f64) -> f64 {
-        let wider = (resampled - self.mean) * (self.boots / (self.boots - 1.0)).sqrt();
-        (self.mean + wider).max(self.mean / 100.0)
-    }
+/// What the boots of one kernel could have measured.
+struct Draws {
+    /// [`LEVELS`] values of each boot.
+    values: Vec<f64>,
+    boots: usize,
+    centre: f64,
+    /// Undoes that resampled means of n boots vary less than real ones by (n-1)/n.
+    wider: f64,
 }
-
-/// Degrees of freedom of the difference by Welch and Satterthwaite.
-fn freedom(base: &Group, new: &Group) -> f64 {
-    let part = |g: &Group| g.variance / g.boots / (g.mean * g.mean).max(f64::MIN_POSITIVE);
-    let (b, n) = (part(base), part(new));
-    let freedom = (b + n).powi(2) / (b * b / (base.boots - 1.0) + n * n / (new.boots - 1.0));
-    if freedom.is_finite() { freedom.max(1.0) } else { base.boots + new.boots - 2.0 }
-}
-
-/// What the best decile of each boot could have been.
-struct Draws(Vec<Vec<f64>>);
 
 impl Draws {
-    fn new(boots: &[Vec<f64>], better: Better, random: &mut fastrand::Rng) -> Self {
-        Self(boots.iter().map(|samples| deciles(samples, better, random)).collect())
-    }
-
-    /// The mean over as many boots as there are, drawn with replacement.
-    fn mean(&self, random: &mut fastrand::Rng) -> f64 {
-        let boots = self.0.len();
-        let mut sum = 0.0;
-        for _ in 0..boots {
-            let deciles = &self.0[random.usize(..boots)];
-            sum += deciles[random.usize(..deciles.len())];
+    fn new(boots: &[Boot], moments: &Moments) -> Self {
+        Self {
+            values: boots.iter().flat_map(|boot| boot.draws).collect(),
+            boots: boots.len(),
+            centre: moments.mean,
+            wider: (moments.count / (moments.count - 1.0)).sqrt(),
         }
-        sum / boots as f64
+    }
+
+    /// The mean over as many boots as there are, drawn with replacement. Stays positive.
+    #[inline]
+    fn mean(&self, random: &mut fastrand::Rng) -> f64 {
+        let mut sum = 0.0;
+        for _ in 0..self.boots {
+            let dice = random.u64(..);
+            let boot = ((dice >> 32) * self.boots as u64) >> 32;
+            sum += self.values[boot as usize * LEVELS + (dice as usize & (LEVELS - 1))];
+        }
+        let wider = (sum / self.boots as f64 - self.centre) * self.wider;
+        (self.centre + wider).max(self.centre / 100.0)
     }
 }
 
-fn deciles(samples: &[f64], better: Better, random: &mut fastrand::Rng) -> Vec<f64> {
-    let mut sorted = best_first(samples, better);
-    if sorted.first() == sorted.last() {
-        sorted.truncate(1);
-        return sorted;
-    }
-    if sorted.len() > SAMPLES {
-        let step = sorted.len() as f64 / SAMPLES as f64;
-        sorted = (0..SAMPLES).map(|i| sorted[((i as f64 + 0.5) * step) as usize]).collect();
-    }
-    let mut ranks = vec![0; sorted.len()];
-    (0..DECILES)
-        .map(|_| {
-            ranks.fill_with(|| random.usize(..sorted.len()));
-            let (at, share) = position(ranks.len());
-            let (_, &mut rank, above) = ranks.select_nth_unstable(at);
-            let next = above.iter().min().map_or(rank, |&next| next);
-            between(sorted[rank], sorted[next], share)
-        })
-        .collect()
+/// Values that stand for equal shares of the standard normal distribution.
+pub(crate) fn normal_scores() -> [f64; LEVELS] {
+    let normal = Normal::standard();
+    std::array::from_fn(|i| normal.inverse_cdf((i as f64 + 0.5) / LEVELS as f64))
 }
 
-/// What is measured when nothing disturbs: the quantile that a tenth of the samples is better than,
-/// interpolated. `None` of nothing.
-///
-/// On a shared machine a disturbance only ever makes a sample worse, so that the better end of the
-/// samples is the machine's own, however many of the others were disturbed. The very best sample
-/// would be closer yet, but one stroke of luck decides it.
-pub(crate) fn best_decile(samples: &[f64], better: Better) -> Option<f64> {
-    if samples.is_empty() {
-        return None;
-    }
-    let sorted = best_first(samples, better);
-    let (at, share) = position(sorted.len());
-    Some(between(sorted[at], sorted[(at + 1).min(sorted.len() - 1)], share))
+/// Holm's adjustment: with those at most [`SIGNIFICANCE`] taken for real, at most that share of runs
+/// takes any that is chance for real.
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let all = p.len();
+    let mut worst = 0.0_f64;
+    adjust(p, ascending(p), |rank, p| {
+        worst = worst.max(p * (all - rank) as f64).min(1.0);
+        worst
+    })
 }
 
-fn best_first(samples: &[f64], better: Better) -> Vec<f64> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(|a, b| match better {
-        Better::Lower => a.total_cmp(b),
-        Better::Higher => b.total_cmp(a),
-    });
-    sorted
+/// The adjustment of Benjamini and Hochberg: with those at most [`SIGNIFICANCE`] taken for real, on
+/// average at most that share of them is chance.
+pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
+    let all = p.len();
+    let mut best = 1.0_f64;
+    let mut order = ascending(p);
+    order.reverse();
+    adjust(p, order, |rank, p| {
+        best = best.min(p * all as f64 / (all - rank) as f64);
+        best
+    })
 }
 
-/// Where the decile of `samples` sorted samples is: the index at or before it, and the share of the
-/// way to the next one.
-fn position(samples: usize) -> (usize, f64) {
-    let at = (samples - 1) as f64 * DECILE;
-    (at as usize, at.fract())
+fn ascending(p: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    order
 }
 
-fn between(from: f64, to: f64, share: f64) -> f64 {
-    from + (to - from) * share
+fn adjust(p: &[f64], order: Vec<usize>, mut by: impl FnMut(usize, f64) -> f64) -> Vec<f64> {
+    let adjusted: BTreeMap<usize, f64> =
+        order.into_iter().enumerate().map(|(rank, i)| (i, by(rank, p[i]))).collect();
+    adjusted.into_values().collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use kgate_model::sample::Better::{Higher, Lower};
-
-    use super::best_decile;
+    use super::*;
 
     #[test]
-    fn the_decile_is_taken_at_the_better_end_and_interpolated() {
-        let eleven: Vec<f64> = (0..11).map(f64::from).collect();
-        for (samples, better, expected) in [
-            (&[][..], Lower, None),
-            (&[7.0], Lower, Some(7.0)),
-            (&[7.0], Higher, Some(7.0)),
-            (&[20.0, 10.0], Lower, Some(11.0)),
-            (&[20.0, 10.0], Higher, Some(19.0)),
-            (&eleven, Lower, Some(1.0)),
-            (&eleven, Higher, Some(9.0)),
-        ] {
-            assert_eq!(best_decile(samples, better), expected, "{samples:?} {better:?}");
-        }
+    fn adjustments() {
+        let p = [0.01, 0.04, 0.03, 0.005];
+        let round =
+            |all: Vec<f64>| all.into_iter().map(|p| (1e6 * p).round() / 1e6).collect::<Vec<_>>();
+        assert_eq!(round(holm(&p)), [0.03, 0.06, 0.06, 0.02]);
+        assert_eq!(round(benjamini_hochberg(&p)), [0.02, 0.04, 0.04, 0.02]);
+        assert_eq!((holm(&[]), benjamini_hochberg(&[])), (vec![], vec![]));
+    }
+
+    #[test]
+    fn permutations() {
+        // 20 arrangements, two of which are as extreme; 70 of which four are.
+        assert!((exact_permutation(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]) - 0.1).abs() < 1e-12);
+        assert!(
+            (exact_permutation(&[1.0, 2.0, 3.0, 5.0], &[4.0, 6.0, 7.0, 8.0]) - 4.0 / 70.0).abs()
+                < 1e-12
+        );
+        assert!((exact_permutation(&[1.0, 1.0], &[1.0, 1.0, 1.0]) - 1.0).abs() < 1e-12);
+        assert_eq!(arrangements(8, 8).round(), 12_870.0);
+        let (base, new): (Vec<f64>, Vec<f64>) =
+            ((0..8).map(f64::from).collect(), (0..8).map(|i| f64::from(i) + 2.5).collect());
+        let (exact, random) =
+            (exact_permutation(&base, &new), random_permutation(&base, &new, 1, 1));
+        assert!((exact - random).abs() < 0.01, "{exact} {random}");
+    }
+
+    #[test]
+    fn what_can_be_seen() {
+        let three = |boots, comparisons| detectable(0.03, 0.0, boots, 1, comparisons);
+        assert!(three(8, 1) < three(4, 1) && three(8, 1) < three(8, 10));
+        let boots = boots_that_see(0.03, 2.0 * 0.03 * 0.03, 10).unwrap();
+        assert!(three(boots, 10) <= 0.03 && three(boots - 1, 10) > 0.03, "{boots}");
+        // However quiet, so many comparisons need arrangements.
+        assert_eq!(
+            (boots_that_see(0.03, 0.0, 1), boots_that_see(0.03, 0.0, 40)),
+            (Some(4), Some(7))
+        );
+        assert_eq!(boots_that_see(0.0001, 1.0, 1), None);
     }
 }

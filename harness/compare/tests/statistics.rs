@@ -120,7 +120,8 @@ fn half_of_the_samples_disturbed_neither_hides_nor_feigns_a_change() {
         let promoted = (0..60)
             .filter(|_| disturbed(better, 0.0, &mut random).assess().verdict == Verdict::Promote)
             .count();
-        assert!(promoted >= 57, "{better:?}: of 60 equal pairs {promoted} are promoted");
+        // The rest is inconclusive: three boots are few to be sure that 5 % would have been seen.
+        assert!(promoted >= 54, "{better:?}: of 60 equal pairs {promoted} are promoted");
         let rejected = (0..60)
             .filter(|_| disturbed(better, 0.15, &mut random).assess().verdict == Verdict::Reject)
             .count();

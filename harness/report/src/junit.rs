@@ -169,7 +169,7 @@ fn kind_cases(report: &Report<'_>, kind: Kind, tails: &mut Tails<'_>) -> Vec<Tes
         if let Place::Scenario { scenario, kind: of } = &c.place
             && *of == kind
         {
-            let name = format!("{} [{}]", tail_of(scenario, kind), c.metric);
+            let name = format!("{} [{}]", tail_of(scenario, kind), c.label());
             cases.push(comparison(c, kind.as_str(), &name));
         }
     }
@@ -295,11 +295,13 @@ fn comparison(c: &Comparison, class: &str, name: &str) -> TestCase {
         side.as_ref().map_or("nothing".to_owned(), |s| view::value(s.value, &c.unit))
     };
     let told = format!(
-        "{}: {} to {}, {}",
+        "{}: {} to {}, {}; sees {}, {}",
         c.decision.as_str(),
         side(&c.baseline),
         side(&c.candidate),
-        view::change(c)
+        view::change(c),
+        view::resolution(c),
+        view::sureness(c),
     );
     let told = if c.doubt.is_empty() { told } else { format!("{told}; {}", c.doubt) };
     let known = c.effect == Effect::None && c.decision == Decision::Regression;

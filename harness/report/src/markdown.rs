@@ -39,7 +39,21 @@ pub fn markdown(report: &Report<'_>) -> String {
     findings(report, &mut page);
     lines(report, &mut page);
     numbers("Performance", &assessment.performance().collect::<Vec<_>>(), &mut page);
+    let promises = assessment.families.statements();
+    for promise in &promises {
+        page.line(&format!("- {}", escape(promise)));
+    }
+    if !promises.is_empty() {
+        page.line("");
+    }
     numbers("Memory", &assessment.memory().collect::<Vec<_>>(), &mut page);
+    for moves in &assessment.slab {
+        let place = escape(&moves.place.to_string());
+        page.line(&format!("- slab caches, {place}: {}", escape(&view::caches(moves, usize::MAX))));
+    }
+    if !assessment.slab.is_empty() {
+        page.line("");
+    }
     waivers(report, &mut page);
     if !assessment.notes.is_empty() {
         page.line("### Notes");
@@ -246,8 +260,10 @@ fn numbers(title: &str, comparisons: &[&Comparison], page: &mut Page) {
     if notable.is_empty() {
         return;
     }
-    page.line("| where | metric | baseline | candidate | change (95 % interval) | decision |");
-    page.line("| --- | --- | --- | --- | --- | --- |");
+    page.line(
+        "| where | metric | baseline | candidate | change (95 % interval) | sees | how sure | decision |",
+    );
+    page.line("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for c in notable {
         let side = |side: &Option<kgate_compare::Side>| {
             side.as_ref().map_or("–".to_owned(), |s| view::value(s.value, &c.unit))
@@ -260,12 +276,14 @@ fn numbers(title: &str, comparisons: &[&Comparison], page: &mut Page) {
             decision += &format!(": {}", c.doubt);
         }
         page.line(&format!(
-            "| {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
             escape(&c.place.to_string()),
-            escape(&c.metric),
+            escape(&c.label()),
             escape(&side(&c.baseline)),
             escape(&side(&c.candidate)),
             view::change(c),
+            view::resolution(c),
+            view::sureness(c),
             escape(&decision),
         ));
     }

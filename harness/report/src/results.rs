@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kgate_compare::{About, Case, Comparison, Effect, FindingDelta, Place, Subject, Tally};
+use kgate_compare::{
+    About, Case, Comparison, Effect, Evidence, FindingDelta, Place, Subject, Tally,
+};
 use kgate_klog::delta::{Change, Level, LogDelta, LogLine};
 use kgate_model::finding::Finding;
 use kgate_model::kernel::KernelRecord;
@@ -14,7 +16,7 @@ use serde::Serialize;
 use crate::Report;
 
 /// Name and version of the format. The number changes when a reader of the old one would go wrong.
-pub const SCHEMA: &str = "kgate-results/1";
+pub const SCHEMA: &str = "kgate-results/2";
 
 /// Lines of the kernel log that are listed.
 const LINES: usize = 1000;
@@ -28,7 +30,7 @@ pub fn results_schema() -> schemars::Schema {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Results {
-    /// `kgate-results/1`.
+    /// `kgate-results/2`.
     #[schemars(extend("const" = SCHEMA))]
     pub schema: &'static str,
     /// What the run comes to.
@@ -67,6 +69,10 @@ pub struct Results {
     pub comparisons: Vec<ComparisonResult>,
     /// Memory after boot and after load.
     pub memory: Vec<ComparisonResult>,
+    /// What is promised of all comparisons together.
+    pub families: FamiliesResult,
+    /// Slab caches that moved, by moment and image.
+    pub slab: Vec<SlabResult>,
     /// The waivers and what became of them.
     pub waivers: Vec<WaiverResult>,
     /// What a person should know besides.
@@ -343,18 +349,26 @@ pub struct LogLineResult {
 pub struct SideResult {
     /// Mean over boots.
     pub value: Option<f64>,
-    /// One number per boot: the decile at the better end of its samples.
+    /// One number per boot: what the statistic makes of its samples, in exact mode the mean over its
+    /// clones.
     pub boots: Vec<f64>,
+    /// In exact mode one number per clone, by boot; empty otherwise.
+    pub clones: Vec<Vec<f64>>,
     /// Samples behind them.
     pub samples: u32,
 }
 
-/// One metric in both kernels.
+/// One metric in both kernels. Several statistics of one metric are compared each for itself.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ComparisonResult {
     /// Its name.
     pub metric: String,
+    /// What of it is compared: of a boot's samples, of a clone's batches, or a single reading.
+    #[schemars(extend("enum" = ["best decile", "mean", "p50", "p99", "p99.9", "path", "reading"]))]
+    pub statistic: &'static str,
+    /// It was measured in exact mode, which counts instructions.
+    pub exact: bool,
     /// The scenario that measured it; `None` for memory.
     pub scenario: Option<String>,
     /// Where it was measured, in words.
@@ -374,8 +388,29 @@ pub struct ComparisonResult {
     pub change: Option<f64>,
     /// Where the change is with a confidence of 95 %.
     pub interval: Option<(f64, f64)>,
-    /// Probability of such a change between equal kernels.
+    /// Probability of such a change between equal kernels, had nothing else been compared.
     pub p: Option<f64>,
+    /// How the p-value was come by; `None` in exact mode.
+    #[schemars(extend("enum" = ["permutation, exact", "permutation, random", "Welch's t", null]))]
+    pub method: Option<&'static str>,
+    /// The p-value by Holm, beside the run's other comparisons: at most 0.05 to reject.
+    pub p_family: Option<f64>,
+    /// The p-value by Benjamini and Hochberg, beside the run's other comparisons: at most 0.05 to be
+    /// shown as better or worse.
+    pub p_discovery: Option<f64>,
+    /// In exact mode, the change in standard errors; `None` also where every clone of a kernel gave the
+    /// same, so that there is no error.
+    pub t: Option<f64>,
+    /// Degrees of freedom of `t`.
+    pub freedom: Option<f64>,
+    /// In exact mode, between what the noise is that decides.
+    #[schemars(extend("enum" = ["clones", "templates", null]))]
+    pub noise: Option<&'static str>,
+    /// The smallest change that could have been seen.
+    pub detectable: Option<f64>,
+    /// Boots of each kernel with which a change of the fail limit would have been seen; `None` also
+    /// when that is more than 1000.
+    pub boots_needed: Option<u32>,
     /// Relative change for the worse that is worth attention.
     pub warn: f64,
     /// Relative change for the worse that rejects.
@@ -390,6 +425,33 @@ pub struct ComparisonResult {
     pub effect: &'static str,
     /// Id of the waiver that took its effect away.
     pub waiver: Option<String>,
+}
+
+/// The comparisons of a run that were made by one rule.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FamiliesResult {
+    /// Comparisons of boots that gave a p-value, memory among them.
+    pub boots: usize,
+    /// Of these, by Welch's t, for want of boots.
+    pub student: usize,
+    /// Comparisons of counts of instructions.
+    pub exact: usize,
+    /// Of these, the ones where templates differ more than their clones explain.
+    pub templates: usize,
+    /// What is promised of each family, in words.
+    pub promises: Vec<String>,
+}
+
+/// The slab caches that moved most at one moment of a boot: every boot of one kernel has more in them
+/// than any boot of the other.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SlabResult {
+    /// The moment, in words.
+    pub place: String,
+    /// Mean bytes of each cache, of baseline and candidate, the largest move first.
+    pub caches: Vec<(String, f64, f64)>,
 }
 
 /// A waiver and what became of it.
@@ -441,6 +503,21 @@ impl Results {
             log: report.log.map(LogResult::from),
             comparisons: assessment.performance().map(ComparisonResult::from).collect(),
             memory: assessment.memory().map(ComparisonResult::from).collect(),
+            families: FamiliesResult {
+                boots: assessment.families.boots,
+                student: assessment.families.student,
+                exact: assessment.families.exact,
+                templates: assessment.families.templates,
+                promises: assessment.families.statements(),
+            },
+            slab: (assessment.slab.iter())
+                .map(|moves| SlabResult {
+                    place: moves.place.to_string(),
+                    caches: (moves.caches.iter())
+                        .map(|c| (c.name.clone(), c.baseline, c.candidate))
+                        .collect(),
+                })
+                .collect(),
             waivers: (assessment.waivers.iter())
                 .map(|used| WaiverResult {
                     id: used.waiver.id.clone(),
@@ -661,12 +738,25 @@ impl From<&Comparison> for ComparisonResult {
             side.as_ref().map(|s| SideResult {
                 value: finite(s.value),
                 boots: s.boots.iter().copied().filter(|v| v.is_finite()).collect(),
+                clones: s.clones.clone(),
                 samples: s.samples,
             })
+        };
+        let boots_evidence = match c.evidence {
+            Some(Evidence::Boots { method, family, discovery, enough }) => {
+                Some((method, family, discovery, enough))
+            }
+            _ => None,
+        };
+        let exact_evidence = match c.evidence {
+            Some(Evidence::Instructions { t, freedom, noise }) => Some((t, freedom, noise)),
+            _ => None,
         };
         let boots = |side: &Option<kgate_compare::Side>| side.as_ref().map_or(0, |s| s.boots.len());
         Self {
             metric: c.metric.clone(),
+            statistic: c.statistic.as_str(),
+            exact: c.exact,
             scenario: match &c.place {
                 Place::Scenario { scenario, .. } => Some(scenario.clone()),
                 Place::AfterBoot { .. } | Place::AfterLoad { .. } => None,
@@ -683,6 +773,14 @@ impl From<&Comparison> for ComparisonResult {
             change: c.change.and_then(finite),
             interval: c.interval.filter(|(low, high)| low.is_finite() && high.is_finite()),
             p: c.p.and_then(finite),
+            method: boots_evidence.map(|(method, ..)| method.as_str()),
+            p_family: boots_evidence.map(|(_, family, ..)| family),
+            p_discovery: boots_evidence.map(|(_, _, discovery, _)| discovery),
+            t: exact_evidence.and_then(|(t, ..)| finite(t)),
+            freedom: exact_evidence.and_then(|(_, freedom, _)| finite(freedom)),
+            noise: exact_evidence.map(|(.., noise)| noise.as_str()),
+            detectable: c.detectable.and_then(finite),
+            boots_needed: boots_evidence.and_then(|(.., enough)| enough),
             warn: c.warn,
             fail: c.fail,
             decision: c.decision.as_str(),

@@ -40,6 +40,8 @@ impl Style {
     }
 }
 
+/// Changes of performance that are shown and don't decide.
+const CHANGES: usize = 8;
 /// Columns before the text of an entry.
 const INDENT: usize = 16;
 /// Entries shown; the rest is counted.
@@ -137,11 +139,26 @@ fn counts(report: &Report<'_>, page: &mut Page) {
     page.row("kernel log", &view::kernel_log(report));
     let performance = view::decision_counts(&assessment.performance().collect::<Vec<_>>());
     if !performance.is_empty() {
-        let widest = assessment.performance().filter_map(|c| c.resolution()).max_by(f64::total_cmp);
-        let sees = widest.map(|w| format!("      sees ≥ {:.1} %", 100.0 * w)).unwrap_or_default();
+        let sees = view::sees(report);
+        let sees = if sees.is_empty() { sees } else { format!("      {sees}") };
         page.row("performance", &format!("{performance}{sees}"));
+        let shown = view::changes(report);
+        for (count, told) in shown.iter().take(CHANGES).enumerate() {
+            page.row(if count == 0 { "changed" } else { "" }, told);
+        }
+        if shown.len() > CHANGES {
+            let more = shown.len() - CHANGES;
+            page.row(
+                "",
+                &format!("and {more} more: kgate report {} --markdown FILE", directory(report)),
+            );
+        }
     }
     page.row("memory", &view::memory(report));
+    for moves in &assessment.slab {
+        let moment = moves.place.to_string();
+        page.row("slab", &format!("{}: {}", clean(&moment), view::caches(moves, 4)));
+    }
     if let (Some(base), Some(new)) = (assessment.ready.baseline, assessment.ready.candidate) {
         let seconds = |ms: f64| format!("{:.1} s", ms / 1000.0);
         page.row("boot", &format!("{} → {}", seconds(base), seconds(new)));

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kgate_compare::{Case, Class, Comparison, Decision, Effect, Place};
+use kgate_compare::stats::Method;
+use kgate_compare::{Case, Class, Comparison, Decision, Effect, Evidence, Place, Statistic};
 use kgate_model::outcome::Role;
 use kgate_model::plan::{MachineShape, PlannedBoot};
 
@@ -115,6 +116,67 @@ pub(crate) fn memory(report: &Report<'_>) -> String {
     }
 }
 
+/// What could have been seen, the worst of each mode: `exact, sees ≥ 0.10 %`.
+pub(crate) fn sees(report: &Report<'_>) -> String {
+    let worst = |exact| {
+        (report.assessment.performance())
+            // Tails and means of counts are beside what is asked for.
+            .filter(|c| {
+                c.exact == exact && matches!(c.statistic, Statistic::BestDecile | Statistic::Path)
+            })
+            .filter_map(|c| c.detectable)
+            .max_by(f64::total_cmp)
+    };
+    let exact = worst(true).map(|sees| format!("exact, sees ≥ {:.2} %", 100.0 * sees));
+    let boots = worst(false).map(|sees| format!("sees ≥ {:.1} %", 100.0 * sees));
+    [exact, boots].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// Changes of performance that are shown for the better and the worse but don't decide, the largest
+/// first: `better   performance/pipe: pipe -0.23 % (-0.25 to -0.21)`.
+pub(crate) fn changes(report: &Report<'_>) -> Vec<String> {
+    let shown = |c: &&Comparison| matches!(c.decision, Decision::Better | Decision::Worse);
+    let mut changes: Vec<&Comparison> = report.assessment.performance().filter(shown).collect();
+    let size = |c: &Comparison| c.change.unwrap_or(0.0).abs() / c.warn.max(f64::MIN_POSITIVE);
+    changes.sort_by(|a, b| size(b).total_cmp(&size(a)));
+    let told = |c: &Comparison| {
+        let place = c.place.to_string();
+        format!("{:<6} {}: {} {}", c.decision.as_str(), clean(&place), clean(&c.label()), change(c))
+    };
+    changes.into_iter().map(told).collect()
+}
+
+/// How sure a change is, in a few words.
+pub(crate) fn sureness(comparison: &Comparison) -> String {
+    let p = |p: f64| if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") };
+    match comparison.evidence {
+        Some(Evidence::Boots { family, method, .. }) => {
+            let how = if method == Method::Student { ", Welch's t" } else { "" };
+            format!("{} among all{how}", p(family))
+        }
+        Some(Evidence::Instructions { t, .. }) if t.is_infinite() => "no noise at all".to_owned(),
+        Some(Evidence::Instructions { t, noise, .. }) => {
+            format!("t = {t:.1} over {}", noise.as_str())
+        }
+        None => "–".to_owned(),
+    }
+}
+
+/// A change that comparisons of this metric see.
+pub(crate) fn resolution(comparison: &Comparison) -> String {
+    let digits = if comparison.exact { 2 } else { 1 };
+    comparison.detectable.map_or("–".to_owned(), |sees| format!("≥ {:.digits$} %", 100.0 * sees))
+}
+
+/// Slab caches that moved: `dentry +1.20 MiB, …`.
+pub(crate) fn caches(moves: &kgate_compare::slab::SlabMoves, most: usize) -> String {
+    let told = moves.caches.iter().take(most).map(|cache| {
+        let sign = if cache.difference() < 0.0 { "-" } else { "+" };
+        format!("{} {sign}{}", clean(&cache.name), value(cache.difference().abs(), "B"))
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
 /// The absolute change, with its sign and unit.
 pub(crate) fn difference(comparison: &Comparison) -> String {
     match (&comparison.baseline, &comparison.candidate) {
@@ -135,10 +197,19 @@ pub(crate) fn percent(ratio: f64) -> String {
     format!("{percent:+.1} %")
 }
 
+/// `+0.12 %`.
+fn fine_percent(ratio: f64) -> String {
+    let percent = 100.0 * ratio;
+    let percent = if percent.abs() < 0.005 { 0.0 } else { percent };
+    format!("{percent:+.2} %")
+}
+
 /// The change with its interval, or why there is none.
 pub(crate) fn change(comparison: &Comparison) -> String {
     match (comparison.change, comparison.interval) {
         (Some(change), Some((low, high))) => {
+            let percent =
+                |ratio| if comparison.exact { fine_percent(ratio) } else { percent(ratio) };
             format!("{} ({} to {})", percent(change), percent(low), percent(high))
         }
         (Some(change), None) => percent(change),
