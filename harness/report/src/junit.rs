@@ -294,14 +294,17 @@ fn comparison(c: &Comparison, class: &str, name: &str) -> TestCase {
     let side = |side: &Option<kgate_compare::Side>| {
         side.as_ref().map_or("nothing".to_owned(), |s| view::value(s.value, &c.unit))
     };
+    let sure = match c.evidence {
+        Some(_) => format!("; sees {}, {}", view::resolution(c), view::sureness(c)),
+        None => String::new(),
+    };
     let told = format!(
-        "{}: {} to {}, {}; sees {}, {}",
+        "{}: {} to {}, {}{}",
         c.decision.as_str(),
         side(&c.baseline),
         side(&c.candidate),
         view::change(c),
-        view::resolution(c),
-        view::sureness(c),
+        sure,
     );
     let told = if c.doubt.is_empty() { told } else { format!("{told}; {}", c.doubt) };
     let known = c.effect == Effect::None && c.decision == Decision::Regression;
