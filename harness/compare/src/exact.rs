@@ -13,6 +13,8 @@ pub enum Noise {
     Clones,
     /// Between the means of templates, which differ more than their clones explain.
     Templates,
+    /// Between the means of templates as in the run's other metrics, see [`pool`].
+    Run,
 }
 
 impl Noise {
@@ -21,6 +23,7 @@ impl Noise {
         match self {
             Self::Clones => "clones",
             Self::Templates => "templates",
+            Self::Run => "templates of the run",
         }
     }
 }
@@ -30,8 +33,8 @@ impl Noise {
 pub struct Exact {
     /// Relative to the baseline: 0.003 is 0.3 % more.
     pub ratio: f64,
-    /// The larger of the two standard errors: over clones, and over templates. Relative to the
-    /// baseline.
+    /// The largest of the standard errors: over clones, over templates, and what the run's other
+    /// metrics say of templates. Relative to the baseline.
     pub error: f64,
     /// Which of them it is.
     pub noise: Noise,
@@ -39,6 +42,11 @@ pub struct Exact {
     pub freedom: f64,
     /// The change in standard errors; infinite where every clone of a kernel gave the same.
     pub t: f64,
+    /// Standard error by the scatter of clones around their templates alone, relative.
+    within: f64,
+    /// Standard error by the scatter of the templates' means alone, relative, and its degrees of
+    /// freedom.
+    between: (f64, f64),
 }
 
 impl Exact {
@@ -64,6 +72,16 @@ pub fn compare(baseline: &[Vec<f64>], candidate: &[Vec<f64>]) -> Option<Exact> {
     let means = |side: &[Vec<f64>]| -> Vec<f64> {
         side.iter().map(|clones| clones.iter().sum::<f64>() / clones.len() as f64).collect()
     };
+    let centred = |side: &[Vec<f64>]| -> Option<f64> {
+        // Of the mean, by clones around their templates.
+        let squares: f64 = (side.iter())
+            .filter_map(|clones| Some((clones.len() - 1) as f64 * Moments::new(clones)?.variance))
+            .sum();
+        let clones: usize = side.iter().map(Vec::len).sum();
+        let freedom = clones - side.len();
+        (freedom > 0).then(|| squares / freedom as f64 / clones as f64)
+    };
+    let within = (centred(baseline).unwrap_or(0.0) + centred(candidate).unwrap_or(0.0)).sqrt();
     let templates = (Moments::new(&means(baseline))?, Moments::new(&means(candidate))?);
     let clones = (Moments::new(&baseline.concat())?, Moments::new(&candidate.concat())?);
     let (by_template, by_clone) = (error(&templates.0, &templates.1), error(&clones.0, &clones.1));
@@ -84,7 +102,38 @@ pub fn compare(baseline: &[Vec<f64>], candidate: &[Vec<f64>]) -> Option<Exact> {
         noise,
         freedom,
         t,
+        within: within / base,
+        between: (by_template.0 / base, by_template.1),
     })
+}
+
+/// Raises errors to what a run's metrics say together of templates.
+///
+/// Two templates of a kernel tell little of how much templates differ: their error has two degrees of
+/// freedom and is often far too small by luck. Forty metrics of the same templates tell much. So the
+/// median over metrics of how much the templates' means scatter beyond what clones explain holds for
+/// every metric, as the least.
+pub fn pool(metrics: &mut [&mut Exact]) {
+    /// Median of the F distribution with 2 and 16 degrees of freedom: that of two templates of five
+    /// clones in each kernel that differ by their clones alone.
+    const USUAL: f64 = 0.724;
+    let mut ratios: Vec<f64> = (metrics.iter())
+        .filter(|m| m.within > 0.0 || m.between.0 > 0.0)
+        .map(|m| (m.between.0 / m.within).powi(2))
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    let Some(&median) = ratios.get(ratios.len() / 2) else { return };
+    let beyond = (median / USUAL).sqrt();
+    let freedom: f64 = metrics.iter().map(|m| m.between.1).sum();
+    for metric in metrics {
+        let error = beyond * metric.within;
+        if beyond > 1.0 && error.is_finite() && error > metric.error {
+            metric.t *= metric.error / error;
+            metric.error = error;
+            metric.noise = Noise::Run;
+            metric.freedom = freedom;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -249,7 +249,7 @@ impl Families {
                 }
                 Some(Evidence::Instructions { noise, .. }) => {
                     families.exact += 1;
-                    families.templates += usize::from(noise == Noise::Templates);
+                    families.templates += usize::from(noise != Noise::Clones);
                 }
                 None => {}
             }
@@ -400,10 +400,11 @@ pub(crate) fn comparisons(
     let metrics: Vec<stats::Metric> =
         tasks.iter().filter(of_boots).map(|task| boots_of(task, seed)).collect();
     let mut found = changes(&metrics, family).into_iter();
-    let mut comparisons: Vec<Comparison> = (tasks.iter())
-        .map(|task| {
+    let counted = counts(&tasks);
+    let mut comparisons: Vec<Comparison> = (tasks.iter().zip(counted))
+        .map(|(task, counted)| {
             let change = if of_boots(&task) { found.next().flatten() } else { None };
-            compare(task, change, policy, selected, family)
+            compare(task, change, counted, policy, selected, family)
         })
         .collect();
     adjust(&mut comparisons);
@@ -448,6 +449,29 @@ pub(crate) fn self_check(record: &RunRecord) -> Option<String> {
         .any(|t| t.planned.clone.is_some() && t.samples.iter().any(|s| s.unit == INSTRUCTIONS));
     let checked = exact().any(|boot| boot.self_check.is_some());
     (measured && !checked).then(|| "no clone was carried out twice to check it".to_owned())
+}
+
+/// What exact mode says of each task that it measured.
+fn counts(tasks: &[Task]) -> Vec<Option<Exact>> {
+    let mut counted: Vec<Option<Exact>> = (tasks.iter())
+        .map(|task| {
+            let Task { statistic, numbers, .. } = task;
+            let better = numbers.better?;
+            let clones = |role| -> Option<Vec<Vec<f64>>> {
+                Some(side(numbers.side(role), *statistic, better, true)?.clones)
+            };
+            let asked = numbers.exact == Some(true) && !numbers.mixed;
+            asked.then(|| exact::compare(&clones(Role::Baseline)?, &clones(Role::Candidate)?))?
+        })
+        .collect();
+    for statistic in [Statistic::Path, Statistic::Mean] {
+        let mut same: Vec<&mut Exact> = (counted.iter_mut().zip(tasks))
+            .filter(|(_, task)| task.statistic == statistic)
+            .filter_map(|(counted, _)| counted.as_mut())
+            .collect();
+        exact::pool(&mut same);
+    }
+    counted
 }
 
 /// What is compared of a metric.
@@ -574,6 +598,7 @@ fn memory(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
 fn compare(
     task: &Task,
     found: Option<Change>,
+    counted: Option<Exact>,
     policy: &Policy,
     selected: &[Selected],
     family: usize,
@@ -585,9 +610,6 @@ fn compare(
     let (baseline, candidate) = (side(Role::Baseline), side(Role::Candidate));
     let (warn, fail) = limits(task, baseline.as_ref(), policy, selected);
     let fail = fail.max(warn);
-    let counted: Option<Exact> = (baseline.as_ref().zip(candidate.as_ref()))
-        .filter(|_| exact && !numbers.mixed)
-        .and_then(|(base, new)| exact::compare(&base.clones, &new.clones));
     let plain = (baseline.as_ref()).zip(candidate.as_ref()).and_then(|(b, c)| {
         (!numbers.mixed && b.value > 0.0).then(|| c.value / b.value - 1.0).filter(|r| r.is_finite())
     });
