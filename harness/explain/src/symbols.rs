@@ -1,6 +1,7 @@
 //! Which function an address belongs to, by the kernel's own list of its symbols.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -74,27 +75,29 @@ pub struct Symbols {
 impl Symbols {
     /// Reads lines `address type name [module]`, as of `/proc/kallsyms` or `System.map`, in any
     /// order. Lines that are no function of the kernel are left out. Of several names for one
-    /// address, a global one is taken, and the first by the alphabet.
+    /// address, a global one is taken, and the last by the alphabet, which rather is the one without
+    /// underscores, and the one of 64-bit system calls.
     ///
     /// # Errors
     /// When there are no functions.
     pub fn parse(text: &[u8]) -> Result<Self, SymbolsError> {
         let mut hidden = false;
-        let mut found = Vec::new();
+        let mut found: Vec<(u64, Reverse<u8>, Function)> = Vec::new();
         for line in text.split(|&byte| byte == b'\n').filter(|line| line.len() <= MAX_LINE) {
             let Some((address, rank, function)) = symbol(&String::from_utf8_lossy(line)) else {
                 continue;
             };
             if address >> 63 == 1 && found.len() < MAX_SYMBOLS {
-                found.push((address, rank, function));
+                found.push((address, Reverse(rank), function));
             }
             hidden |= address == 0;
         }
         if found.is_empty() {
             return Err(if hidden { SymbolsError::Hidden } else { SymbolsError::None });
         }
-        found.sort_unstable();
+        found.sort_unstable_by(|a, b| b.cmp(a));
         found.dedup_by_key(|(address, ..)| *address);
+        found.reverse();
         let functions = found.into_iter().map(|(start, _, function)| (start, function)).collect();
         Ok(Self { functions })
     }
@@ -157,7 +160,7 @@ mod tests {
         assert_eq!(Symbols::parse(reversed.join("\n").as_bytes()).unwrap(), symbols);
         let addresses = [0, 0xffff_ffff_8100_000f, 0xffff_ffff_8100_0018, 0xffff_ffff_8110_0000];
         let names = addresses.map(|address| name(&symbols, address));
-        assert_eq!(names, ["?", "alpha+15", "local+8", "?"]);
+        assert_eq!(names, ["?", "zeta+15", "local+8", "?"]);
         assert_eq!(name(&symbols, 0xffff_ffff_c000_0003), "part.0 [mod]+3");
     }
 

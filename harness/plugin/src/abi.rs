@@ -327,7 +327,9 @@ unsafe extern "C" fn at_translation(_: Id, block: *mut c_void) {
 }
 
 unsafe extern "C" fn at_block(_: c_uint, address: *mut c_void) {
-    crate::with(|plugin| plugin.at_block(address.addr() as u64));
+    if crate::follows_stacks() {
+        crate::with(|plugin| plugin.at_block(address.addr() as u64));
+    }
 }
 
 unsafe extern "C" fn at_marker(_: c_uint, marker: *mut c_void) {
@@ -335,11 +337,15 @@ unsafe extern "C" fn at_marker(_: c_uint, marker: *mut c_void) {
 }
 
 unsafe extern "C" fn at_call(_: c_uint, _: u32, at: u64, to: *mut c_void) {
-    crate::with(|plugin| plugin.at_call(at, to.addr() as u64));
+    if crate::follows_stacks() {
+        crate::with(|plugin| plugin.at_call(at, to.addr() as u64));
+    }
 }
 
 unsafe extern "C" fn at_return(_: c_uint, _: u32, at: u64, _: *mut c_void) {
-    crate::with(|plugin| plugin.at_return(at));
+    if crate::follows_stacks() {
+        crate::with(|plugin| plugin.at_return(at));
+    }
 }
 
 unsafe extern "C" fn at_exit(_: Id, _: *mut c_void) {

@@ -34,8 +34,13 @@
 //! | `z SEGMENTS` | the last line: how many segments there were |
 //!
 //! A file without its last line was cut: QEMU was killed, writing failed, or the file would have
-//! become larger than 256 MiB. Segments that have their `e` line are whole all the same. With
-//! stacks, the `t` lines sum to the same total as the counters.
+//! become larger than 256 MiB. Segments that have their `e` line are whole all the same.
+//!
+//! # Stacks
+//! With `stacks=on` the `t` lines of a segment sum to the same total as its counters. Return
+//! addresses are followed from the first marker on, by the addresses on the stack that calls store
+//! them to and returns load them from; so a task that was waiting then has a stack that begins
+//! where it goes on. It costs time, and changes no count either.
 //!
 //! # Limits
 //! One CPU, x86-64, whole machines. The interface's versions 1 (QEMU 7 and 8) and 2 and later (QEMU
@@ -48,6 +53,7 @@ mod tally;
 
 use std::fs::File;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use abi::{Block, Counters};
@@ -69,6 +75,13 @@ const OF_ADDRESSES: usize = 3;
 const MAX_ADDRESSES: usize = 1 << 22;
 
 static PLUGIN: Mutex<Option<Plugin>> = Mutex::new(None);
+/// Set by the first marker: until then, stacks are followed for nothing.
+static FOLLOW: AtomicBool = AtomicBool::new(false);
+
+/// Whether blocks, calls and returns matter yet.
+fn follows_stacks() -> bool {
+    FOLLOW.load(Ordering::Relaxed)
+}
 
 /// Calls `f` with the plugin, which QEMU's threads take turns to use.
 fn with(f: impl FnOnce(&mut Plugin)) {
@@ -186,6 +199,7 @@ impl Plugin {
     }
 
     fn at_marker(&mut self, marker: usize) {
+        FOLLOW.store(true, Ordering::Relaxed);
         match marker {
             1 if !self.tally.is_open() => {
                 if let Some(stacks) = &mut self.stacks {

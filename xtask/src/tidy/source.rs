@@ -32,6 +32,7 @@ const RULES: &[Rule] = &[
             computed again from the same run directory is the same verdict",
         within: &[
             "harness/compare/",
+            "harness/explain/",
             "harness/klog/",
             "harness/model/",
             "harness/release/",
@@ -75,6 +76,7 @@ const RULES: &[Rule] = &[
         except: &[
             ("harness/cli/", "the one that does"),
             ("harness/agent/", "a program of its own, on the machine under test"),
+            ("harness/plugin/", "a part of QEMU, which says why it doesn't load"),
             ("harness/testkit/", "for developers: their terminal, their settings"),
         ],
         forbidden: &[
