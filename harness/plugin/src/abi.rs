@@ -25,8 +25,8 @@ type OnAccess = unsafe extern "C" fn(c_uint, u32, u64, *mut c_void);
 const NO_REGS: c_int = 0;
 /// The one operation of counters: addition.
 const ADD: c_int = 0;
-const READS: c_int = 1;
-const WRITES: c_int = 2;
+/// Loads and stores. QEMU 7.2 takes the flag of loads alone for that of stores.
+const ACCESSES: c_int = 3;
 /// Counters that are made at a time. QEMU 9 and later keep sixteen copies of each.
 const CHUNK: usize = 1 << 14;
 
@@ -98,6 +98,7 @@ struct Qemu {
     on_block: unsafe extern "C" fn(*mut c_void, OnExec, c_int, *mut c_void),
     on_instruction: unsafe extern "C" fn(*mut c_void, OnExec, c_int, *mut c_void),
     on_access: unsafe extern "C" fn(*mut c_void, OnAccess, c_int, c_int, *mut c_void),
+    is_store: unsafe extern "C" fn(u32) -> bool,
     block_len: unsafe extern "C" fn(*mut c_void) -> usize,
     block_get: unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void,
     address: unsafe extern "C" fn(*mut c_void) -> u64,
@@ -145,6 +146,7 @@ impl Qemu {
                 on_block: function(c"qemu_plugin_register_vcpu_tb_exec_cb")?,
                 on_instruction: function(c"qemu_plugin_register_vcpu_insn_exec_cb")?,
                 on_access: function(c"qemu_plugin_register_vcpu_mem_cb")?,
+                is_store: function(c"qemu_plugin_mem_is_store")?,
                 block_len: function(c"qemu_plugin_tb_n_insns")?,
                 block_get: function(c"qemu_plugin_tb_get_insn")?,
                 address: function(c"qemu_plugin_insn_vaddr")?,
@@ -153,6 +155,12 @@ impl Qemu {
                 counting,
             })
         }
+    }
+
+    /// Whether an access that QEMU tells of is a store.
+    fn stores(&self, access: u32) -> bool {
+        // SAFETY: `access` is what QEMU handed to the callback that asks.
+        unsafe { (self.is_store)(access) }
     }
 }
 
@@ -303,14 +311,15 @@ impl Instruction<'_> {
     /// instruction has stored.
     pub(crate) fn tell_call(&self, to: u64) {
         // SAFETY: as for `address`; the number travels in place of a pointer.
-        unsafe { (self.qemu.on_access)(self.raw, at_call, NO_REGS, WRITES, number(to)) };
+        unsafe { (self.qemu.on_access)(self.raw, at_call, NO_REGS, ACCESSES, number(to)) };
     }
 
-    /// Has [`Plugin::at_return`] called with the place on the stack whenever the instruction has
-    /// loaded.
-    pub(crate) fn tell_return(&self) {
-        // SAFETY: as for `address`.
-        unsafe { (self.qemu.on_access)(self.raw, at_return, NO_REGS, READS, number(0)) };
+    /// Has [`Plugin::at_return`] called with the place on the stack and its block's address whenever
+    /// the instruction has loaded.
+    pub(crate) fn tell_return(&self, block: u64) {
+        let (qemu, block) = (self.qemu, number(block));
+        // SAFETY: as for `address`; the number travels in place of a pointer.
+        unsafe { (qemu.on_access)(self.raw, at_return, NO_REGS, ACCESSES, block) };
     }
 }
 
@@ -336,15 +345,23 @@ unsafe extern "C" fn at_marker(_: c_uint, marker: *mut c_void) {
     crate::with(|plugin| plugin.at_marker(marker.addr()));
 }
 
-unsafe extern "C" fn at_call(_: c_uint, _: u32, at: u64, to: *mut c_void) {
+unsafe extern "C" fn at_call(_: c_uint, access: u32, at: u64, to: *mut c_void) {
     if crate::follows_stacks() {
-        crate::with(|plugin| plugin.at_call(at, to.addr() as u64));
+        crate::with(|plugin| {
+            if plugin.counters.qemu.stores(access) {
+                plugin.at_call(at, to.addr() as u64);
+            }
+        });
     }
 }
 
-unsafe extern "C" fn at_return(_: c_uint, _: u32, at: u64, _: *mut c_void) {
+unsafe extern "C" fn at_return(_: c_uint, access: u32, at: u64, block: *mut c_void) {
     if crate::follows_stacks() {
-        crate::with(|plugin| plugin.at_return(at));
+        crate::with(|plugin| {
+            if !plugin.counters.qemu.stores(access) {
+                plugin.at_return(at, block.addr() as u64);
+            }
+        });
     }
 }
 

@@ -157,19 +157,21 @@ struct Plugin {
 
 impl Plugin {
     fn at_translation(&mut self, block: &Block<'_>) {
-        for (index, instruction) in block.instructions().enumerate() {
+        let mut start = None;
+        for instruction in block.instructions() {
             let address = instruction.address();
             let is_kernel = address >> 63 == 1;
             let (bytes, size) = instruction.bytes();
             if self.stacks.is_some() {
-                if index == 0 {
+                let start = *start.get_or_insert_with(|| {
                     block.tell(if is_kernel { address } else { USER });
-                }
+                    address
+                });
                 match kind(&bytes) {
                     Kind::Call if is_kernel => {
                         instruction.tell_call(address.wrapping_add(size as u64));
                     }
-                    Kind::Return if is_kernel => instruction.tell_return(),
+                    Kind::Return if is_kernel => instruction.tell_return(start),
                     _ => {}
                 }
             }
@@ -258,9 +260,9 @@ impl Plugin {
         }
     }
 
-    fn at_return(&mut self, at: u64) {
+    fn at_return(&mut self, at: u64, block: u64) {
         if let Some(stacks) = &mut self.stacks {
-            stacks.ret(at);
+            stacks.ret(at, block);
         }
     }
 

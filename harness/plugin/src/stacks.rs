@@ -11,6 +11,8 @@ const MAX_NODES: usize = 1 << 20;
 const MAX_COUNTS: usize = 1 << 22;
 /// Deeper frames count for the one at this depth.
 const MAX_DEPTH: usize = 128;
+/// No block of instructions is longer: it spans two pages at most.
+const MAX_BLOCK: u64 = 8 << 10;
 
 /// User mode, in place of an address.
 pub(crate) const USER: u64 = 0;
@@ -47,8 +49,17 @@ pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<Multiply>>;
 struct Shadow {
     /// The stack that this one was switched to from, as the kernel does for interrupts.
     base: u32,
-    /// Where each return address lies, downwards, and its node.
-    frames: Vec<(u64, u32)>,
+    /// Downwards.
+    frames: Vec<Frame>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    /// Where the return address lies.
+    at: u64,
+    /// The return address.
+    to: u64,
+    node: u32,
 }
 
 /// Follows calls and returns, and gives each executed instruction to the stack it ran on.
@@ -63,6 +74,8 @@ pub(crate) struct Stacks {
     since: u64,
     /// The node of the next block: calls and returns are the last instructions of a block.
     next: u32,
+    /// The stack of a return from an unknown place: the next block tells where to.
+    lost: Option<u64>,
     tree: Tree,
     counts: Map<(u32, u64), u64>,
     counting: bool,
@@ -75,6 +88,10 @@ pub(crate) type Taken = (Vec<(u32, u64)>, Vec<(u32, u64, u64)>);
 impl Stacks {
     /// A call stored the return address `to` at `at`.
     pub(crate) fn call(&mut self, at: u64, to: u64) {
+        // QEMU 7 also tells of accesses of later blocks as if they were the call's.
+        if !(1..=MAX_BLOCK).contains(&to.wrapping_sub(self.block)) {
+            return;
+        }
         let number = at / STACK;
         let from = self.current.map_or(ROOT, |_| self.next);
         let switched = self.current.replace(number) != Some(number);
@@ -87,27 +104,44 @@ impl Stacks {
         if switched && shadow.frames.is_empty() {
             shadow.base = from;
         }
-        self.next = self.tree.child(shadow.top(), to);
-        shadow.frames.push((at, self.next));
+        let node = self.tree.child(shadow.top(), to);
+        shadow.frames.push(Frame { at, to, node });
+        self.next = node;
     }
 
-    /// A return loaded its address from `at`.
-    pub(crate) fn ret(&mut self, at: u64) {
+    /// The return at the end of `block` loaded its address from `at`.
+    pub(crate) fn ret(&mut self, at: u64, block: u64) {
+        // As for calls.
+        if block != self.block {
+            return;
+        }
         let number = at / STACK;
         self.current = Some(number);
-        self.next = ROOT;
-        if let Some(shadow) = self.shadows.get_mut(&number) {
-            if !shadow.drop_to(at) {
-                // The stack was begun anew, as by a new task.
-                *shadow = Shadow::default();
-            }
+        let shadow = self.shadows.entry(number).or_default();
+        if shadow.drop_to(at) {
             self.next = shadow.top();
+        } else {
+            self.lost = Some(number);
         }
+    }
+
+    /// A return went to `block`, from a place where no call had stored: the return address was
+    /// moved, as where the kernel is entered, or the stack was begun anew, as by a new task.
+    fn find(&mut self, number: u64, block: u64) {
+        let shadow = self.shadows.entry(number).or_default();
+        match shadow.frames.iter().rposition(|frame| frame.to == block) {
+            Some(index) => shadow.frames.truncate(index),
+            None => *shadow = Shadow::default(),
+        }
+        self.next = shadow.top();
     }
 
     /// A block begins, after so many instructions in all.
     pub(crate) fn block(&mut self, block: u64, executed: u64) {
         self.settle(executed);
+        if let Some(number) = self.lost.take() {
+            self.find(number, block);
+        }
         if block == USER {
             self.current = None;
             self.next = ROOT;
@@ -154,15 +188,14 @@ impl Stacks {
 
 impl Shadow {
     fn top(&self) -> u32 {
-        self.frames.last().map_or(self.base, |&(_, node)| node)
+        self.frames.last().map_or(self.base, |frame| frame.node)
     }
 
     /// Takes away the frames at `at` and below, and answers whether there was one at `at`.
     fn drop_to(&mut self, at: u64) -> bool {
         let mut found = false;
-        while let Some(&(frame, _)) = self.frames.last().filter(|(frame, _)| *frame <= at) {
-            found = frame == at;
-            self.frames.pop();
+        while let Some(frame) = self.frames.pop_if(|frame| frame.at <= at) {
+            found = frame.at == at;
         }
         found
     }
@@ -237,6 +270,20 @@ mod tests {
         addresses
     }
 
+    /// A block that calls at its end, and the block that is called.
+    fn call(stacks: &mut Stacks, at: u64, to: u64) {
+        stacks.block(to - 5, 0);
+        stacks.call(at, to);
+        stacks.block(0xf000, 0);
+    }
+
+    /// A block that returns at its end, and the block that it returns to.
+    fn ret(stacks: &mut Stacks, at: u64, to: u64) {
+        stacks.block(0xe000, 0);
+        stacks.ret(at, 0xe000);
+        stacks.block(to, 0);
+    }
+
     #[test]
     fn instructions_count_for_the_stack_they_ran_on() {
         let mut stacks = Stacks::default();
@@ -247,12 +294,11 @@ mod tests {
         stacks.block(0xb0, 110);
         stacks.call(TASK + 0x3e00, 0xb9);
         stacks.block(0xc0, 130);
-        stacks.ret(TASK + 0x3e00);
+        stacks.ret(TASK + 0x3e00, 0xc0);
         stacks.block(0xb9, 131);
         stacks.stop(140);
         stacks.block(USER, 150);
         let (nodes, counts) = stacks.take();
-        // The order of the nodes is that of a hash map; here it is the only one there can be.
         assert_eq!(nodes, [(0, 0xa9), (1, 0xb9)]);
         let expected = [(0, 0, 3), (0, 0xa0, 7), (1, 0xb0, 20), (1, 0xb9, 9), (2, 0xc0, 1)];
         assert_eq!(counts, expected);
@@ -262,43 +308,56 @@ mod tests {
     #[test]
     fn stacks_are_told_apart_and_found_again() {
         let mut stacks = Stacks::default();
-        stacks.call(TASK + 0x3f00, 1);
-        stacks.call(TASK + 0x3e00, 2);
+        call(&mut stacks, TASK + 0x3f00, 0x100);
+        call(&mut stacks, TASK + 0x3e00, 0x200);
         // Another task, which returns from where it had been switched away, and is unknown.
-        stacks.ret(OTHER + 0x3000);
+        ret(&mut stacks, OTHER + 0x3000, 0x700);
         assert_eq!(stack(&stacks, stacks.next), []);
-        stacks.call(OTHER + 0x3000, 7);
-        assert_eq!(stack(&stacks, stacks.next), [7]);
+        call(&mut stacks, OTHER + 0x3000, 0x700);
+        assert_eq!(stack(&stacks, stacks.next), [0x700]);
         // Back again.
-        stacks.ret(TASK + 0x3e00);
-        assert_eq!(stack(&stacks, stacks.next), [1]);
-        // Begun anew below what the task had left behind.
-        stacks.ret(TASK + 0x3800);
+        ret(&mut stacks, TASK + 0x3e00, 0x200);
+        assert_eq!(stack(&stacks, stacks.next), [0x100]);
+        // Its return address was moved.
+        ret(&mut stacks, TASK + 0x3e80, 0x100);
         assert_eq!(stack(&stacks, stacks.next), []);
+        // Begun anew below what the task had left behind.
+        call(&mut stacks, TASK + 0x3f00, 0x100);
+        ret(&mut stacks, TASK + 0x3800, 0x900);
+        assert_eq!(stack(&stacks, stacks.next), []);
+    }
+
+    #[test]
+    fn what_is_not_of_the_block_is_not_believed() {
+        let mut stacks = Stacks::default();
+        call(&mut stacks, TASK + 0x3f00, 0x100);
+        stacks.ret(TASK + 0x3f00, 0xe000);
+        stacks.call(OTHER, 0x100);
+        assert_eq!(stack(&stacks, stacks.next), [0x100]);
     }
 
     #[test]
     fn a_stack_that_is_switched_to_by_a_call_goes_on_from_the_one_before() {
         let mut stacks = Stacks::default();
         stacks.block(USER, 0);
-        stacks.call(TASK + 0x3f00, 1);
-        stacks.call(IRQ, 2);
-        assert_eq!(stack(&stacks, stacks.next), [1, 2]);
-        stacks.ret(IRQ);
-        assert_eq!(stack(&stacks, stacks.next), [1]);
-        stacks.ret(TASK + 0x3f00);
+        call(&mut stacks, TASK + 0x3f00, 0x100);
+        call(&mut stacks, IRQ, 0x200);
+        assert_eq!(stack(&stacks, stacks.next), [0x100, 0x200]);
+        ret(&mut stacks, IRQ, 0x200);
+        assert_eq!(stack(&stacks, stacks.next), [0x100]);
+        ret(&mut stacks, TASK + 0x3f00, 0x100);
         assert_eq!(stack(&stacks, stacks.next), []);
         // From user mode there is nothing to go on from.
         stacks.block(USER, 0);
-        stacks.call(IRQ, 3);
-        assert_eq!(stack(&stacks, stacks.next), [3]);
+        call(&mut stacks, IRQ, 0x300);
+        assert_eq!(stack(&stacks, stacks.next), [0x300]);
     }
 
     #[test]
     fn depth_is_bounded() {
         let mut stacks = Stacks::default();
         for deep in 0..300 {
-            stacks.call(TASK + 0x3ff8 - 8 * deep, 1000 + deep);
+            call(&mut stacks, TASK + 0x3ff8 - 8 * deep, 0x1000 + deep);
         }
         assert_eq!(stack(&stacks, stacks.next).len(), MAX_DEPTH);
     }

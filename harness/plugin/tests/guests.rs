@@ -107,7 +107,7 @@ impl Guest {
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         command.arg("-debugcon").arg(format!("file:{}", answer.path()));
         command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs.path());
-        let fixed = "console=ttyS0 panic=-1 quiet nokaslr norandmaps random.trust_cpu=on";
+        let fixed = "console=ttyS0 panic=-1 quiet nokaslr norandmaps acpi=off";
         command.arg("-append").arg(format!("{fixed} {append}"));
         if let Some(args) = plugin {
             command.arg("-plugin");
