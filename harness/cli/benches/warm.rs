@@ -82,6 +82,7 @@ fn pool(kernel: kgate_kernel::Kernel) -> (Guests, tempfile::TempDir) {
         kernels: BTreeMap::from([(Role::Candidate, kernel)]),
         userlands: BTreeMap::from([("base".to_owned(), Userland::Base(Arc::new(base)))]),
         programs: PROGRAMS,
+        plugin: None,
         cpus: 1,
         memory: 4 << 30,
         memo: dir.path().join("kvm"),
