@@ -23,7 +23,8 @@ pub struct Titles<'a> {
 
 /// A differential flame graph, as SVG: the candidate's instructions by stack as widths, the change
 /// against the baseline as colour, red for more and blue for fewer. Where a side has no stacks,
-/// functions stand on their module alone. What only the baseline executed has no width and is not
+/// functions stand on their module alone. Functions have no numbers in compilers' suffixes, so that
+/// they meet their like. What only the baseline executed has no width and is not
 /// shown. The same input gives the same bytes.
 ///
 /// # Errors
@@ -78,8 +79,8 @@ fn by_module(side: Side<'_>) -> BTreeMap<String, u64> {
             Place::User => "user mode".to_owned(),
             Place::Unknown => "kernel;?".to_owned(),
             Place::Function(function) => {
-                let module = function.module.as_deref().map_or("kernel".to_owned(), frame);
-                format!("{module};{}", frame(&function.name))
+                let (module, name) = function.family();
+                format!("{};{}", module.map_or("kernel".to_owned(), frame), frame(&name))
             }
         };
         (stack, count.instructions)
@@ -88,8 +89,9 @@ fn by_module(side: Side<'_>) -> BTreeMap<String, u64> {
 }
 
 fn name(side: Side<'_>, address: u64) -> String {
-    let found = side.symbols.find(address);
-    found.map_or("?".to_owned(), |(function, _)| frame(&function.to_string()))
+    let Some((function, _)) = side.symbols.find(address) else { return "?".to_owned() };
+    let (module, name) = function.family();
+    frame(&module.map_or(name.to_string(), |module| format!("{name} [{module}]")))
 }
 
 /// A name that can't end its frame.

@@ -1,72 +1,48 @@
 //! An explanation as a table of plain text.
 
-use std::fmt::Write as _;
-
 use crate::explanation::{Explanation, Fate, Place, Row};
 use crate::text::clean;
 
-/// Columns of a number.
-const NUMBER: usize = 14;
-/// Columns of the calls.
-const CALLS: usize = 18;
-
 impl Explanation {
     /// What differs as lines of at most `width` columns: at most `rows` of them one by one, the
-    /// others in one line, so that the differences shown sum to the whole. All numbers but the
-    /// operations are per operation.
+    /// others in one line, so that the differences shown sum to the whole. All numbers but those
+    /// of operations and functions are per operation.
     #[must_use]
     pub fn table(&self, width: usize, rows: usize) -> String {
-        let mut text = String::new();
-        let mut line = |line: &str| {
-            // A String takes all.
-            let _ = writeln!(text, "{}", fit(line.trim_end(), width));
-        };
         let (before, after) = (self.baseline() as f64, self.candidate() as f64);
         let share = if before > 0.0 { (after - before) / before * 100.0 } else { 0.0 };
-        line(&format!(
+        let mut lines = vec![format!(
             "{} -> {} instructions per operation, {} ({share:+.2} %), over {} operations",
             self.each(before),
             self.each(after),
             self.signed(after - before),
             self.operations,
-        ));
+        )];
         let differing: Vec<&Row> = self.rows.iter().filter(|row| row.difference() != 0).collect();
         if differing.is_empty() {
-            line("no function executes more or fewer instructions");
-            return text;
+            lines.push("nothing executes more or fewer instructions".to_owned());
+        } else {
+            lines.push(String::new());
+            let (shown, rest) = differing.split_at(rows.min(differing.len()));
+            let heads = ["difference", "baseline", "candidate", "calls", "function"];
+            let mut cells = vec![heads.map(str::to_owned)];
+            cells.extend(shown.iter().map(|row| self.cells(row)));
+            if !rest.is_empty() {
+                cells.push(self.rest(rest));
+            }
+            lines.extend(aligned(&cells));
         }
-        line("");
-        line(&format!(
-            "{:>NUMBER$}{:>NUMBER$}{:>NUMBER$}  {:<CALLS$}  function",
-            "difference", "baseline", "candidate", "calls"
-        ));
-        let (shown, rest) = differing.split_at(rows.min(differing.len()));
-        for row in shown {
-            line(&self.row(row));
-        }
-        if !rest.is_empty() {
-            let sum = |of: fn(&Row) -> f64| rest.iter().map(|row| of(row)).sum::<f64>();
-            let before = sum(|row| row.baseline.instructions as f64);
-            let after = sum(|row| row.candidate.instructions as f64);
-            let (signed, before, after) =
-                (self.signed(after - before), self.each(before), self.each(after));
-            line(&format!(
-                "{signed:>NUMBER$}{before:>NUMBER$}{after:>NUMBER$}  {:<CALLS$}  {} more",
-                "",
-                rest.len()
-            ));
-        }
-        text
+        lines.iter().map(|line| fit(line.trim_end(), width) + "\n").collect()
     }
 
-    fn row(&self, row: &Row) -> String {
-        let (before, after) = (row.baseline.calls as f64, row.candidate.calls as f64);
+    fn cells(&self, row: &Row) -> [String; 5] {
+        let (before, after) = (row.baseline.calls, row.candidate.calls);
+        let each = |calls| self.each(calls as f64);
         let calls = match (&row.place, row.fate) {
             (Place::User | Place::Unknown, _) => String::new(),
-            (_, Fate::New | Fate::NowReached) => self.each(after),
-            (_, Fate::Gone | Fate::NoLongerReached) => self.each(before),
-            _ if row.baseline.calls == row.candidate.calls => self.each(after),
-            _ => format!("{} -> {}", self.each(before), self.each(after)),
+            (_, Fate::Gone | Fate::NoLongerReached) => each(before),
+            (_, Fate::Kept) if before != after => format!("{} -> {}", each(before), each(after)),
+            _ => each(after),
         };
         let mark = match row.fate {
             Fate::Kept => "",
@@ -80,10 +56,21 @@ impl Explanation {
             Place::Unknown => "unknown kernel code".to_owned(),
             Place::Function(function) => function.to_string(),
         };
-        let [before, after] =
-            [&row.baseline, &row.candidate].map(|count| self.each(count.instructions as f64));
-        let signed = self.signed(row.difference() as f64);
-        format!("{signed:>NUMBER$}{before:>NUMBER$}{after:>NUMBER$}  {calls:<CALLS$}  {name}{mark}")
+        [
+            self.signed(row.difference() as f64),
+            self.each(row.baseline.instructions as f64),
+            self.each(row.candidate.instructions as f64),
+            calls,
+            name + mark,
+        ]
+    }
+
+    /// Rows that are not shown one by one.
+    fn rest(&self, rows: &[&Row]) -> [String; 5] {
+        let before: f64 = rows.iter().map(|row| row.baseline.instructions as f64).sum();
+        let after: f64 = rows.iter().map(|row| row.candidate.instructions as f64).sum();
+        let name = format!("{} more", rows.len());
+        [self.signed(after - before), self.each(before), self.each(after), String::new(), name]
     }
 
     /// A count per operation.
@@ -96,6 +83,16 @@ impl Explanation {
     }
 }
 
+/// Columns as wide as their widest cell: numbers to the right, texts to the left.
+fn aligned(cells: &[[String; 5]]) -> Vec<String> {
+    let wide = |column: usize| cells.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let [a, b, c, d] = [0, 1, 2, 3].map(wide);
+    let line = |[difference, before, after, calls, name]: &[String; 5]| {
+        format!("  {difference:>a$}  {before:>b$}  {after:>c$}  {calls:<d$}  {name}")
+    };
+    cells.iter().map(line).collect()
+}
+
 /// At most `width` columns of a text, with a mark where it was cut. What is here is ASCII: one
 /// column for each character.
 fn fit(line: &str, width: usize) -> String {
@@ -104,5 +101,5 @@ fn fit(line: &str, width: usize) -> String {
         return line;
     }
     let kept: String = line.chars().take(width.saturating_sub(1)).collect();
-    format!("{kept}~")
+    kept + if width > 0 { "~" } else { "" }
 }
