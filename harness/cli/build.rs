@@ -1,5 +1,5 @@
-//! Builds the programs that run inside the machine, as static executables, and lists the scenarios,
-//! profiles and images that the binary carries with it.
+//! Builds the programs that run inside the machine, as static executables, and the plugin that runs
+//! inside QEMU; lists the scenarios, profiles and images that the binary carries with it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,19 +17,40 @@ fn main() {
     library(&root, &out);
 }
 
-/// A build of its own, for its own target directory, flags and profile: cargo has no stable way to
-/// depend on another package's executable.
 fn programs(root: &Path, out: &Path) {
-    for path in ["Cargo.toml", "harness/agent", "harness/model", "workloads/ops"] {
+    for path in
+        ["Cargo.toml", "harness/agent", "harness/model", "harness/plugin/src", "workloads/ops"]
+    {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
-    let target_dir = out.join("guest");
+    // QEMU loads the plugin into itself, so that one is dynamic.
+    let built = [
+        build(
+            root,
+            &out.join("guest"),
+            "-Ctarget-feature=+crt-static",
+            &["kgate-agent", "kgate-ops"],
+        ),
+        build(root, &out.join("plugin"), "", &["kgate-plugin"]),
+    ];
+    for (variable, dir, file) in [
+        ("KGATE_AGENT", &built[0], "kgate-agent"),
+        ("KGATE_OPS", &built[0], "kgate-ops"),
+        ("KGATE_PLUGIN", &built[1], "libkgate_plugin.so"),
+    ] {
+        println!("cargo::rustc-env={variable}={}", dir.join(file).display());
+    }
+}
+
+/// A build of its own, for its own target directory, flags and profile: cargo has no stable way to
+/// depend on another package's executable. Answers where the files are.
+fn build(root: &Path, target_dir: &Path, flags: &str, packages: &[&str]) -> PathBuf {
     let status = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"))
-        .args(["build", "--quiet", "--profile", "guest", "--target", TARGET])
-        .args(["--package", "kgate-agent", "--package", "kgate-ops", "--target-dir"])
-        .arg(&target_dir)
+        .args(["build", "--quiet", "--profile", "guest", "--target", TARGET, "--target-dir"])
+        .arg(target_dir)
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .current_dir(root)
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
         // Clippy and the like come through these; they build nothing that runs.
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("RUSTC_WRAPPER")
@@ -37,11 +58,8 @@ fn programs(root: &Path, out: &Path) {
         .env_remove("CARGO_BUILD_TARGET")
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "the agent and the measuring programs do not build");
-    for (variable, program) in [("KGATE_AGENT", "kgate-agent"), ("KGATE_OPS", "kgate-ops")] {
-        let path = target_dir.join(TARGET).join("guest").join(program);
-        println!("cargo::rustc-env={variable}={}", path.display());
-    }
+    assert!(status.success(), "{} do not build", packages.join(" and "));
+    target_dir.join(TARGET).join("guest")
 }
 
 /// `library.rs`: a table of path below the root and content.
