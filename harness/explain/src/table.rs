@@ -36,13 +36,13 @@ impl Explanation {
     }
 
     fn cells(&self, row: &Row) -> [String; 5] {
-        let (before, after) = (row.baseline.calls, row.candidate.calls);
-        let each = |calls| self.each(calls as f64);
+        let [before, after] =
+            [&row.baseline, &row.candidate].map(|count| self.each(count.calls as f64));
         let calls = match (&row.place, row.fate) {
             (Place::User | Place::Unknown, _) => String::new(),
-            (_, Fate::Gone | Fate::NoLongerReached) => each(before),
-            (_, Fate::Kept) if before != after => format!("{} -> {}", each(before), each(after)),
-            _ => each(after),
+            (_, Fate::Gone | Fate::NoLongerReached) => before,
+            (_, Fate::Kept) if before != after => format!("{before} -> {after}"),
+            _ => after,
         };
         let mark = match row.fate {
             Fate::Kept => "",
