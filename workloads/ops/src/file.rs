@@ -79,7 +79,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "pread of 4 KiB out of the page cache",
         shape: Shape::new(30, 115, 8),
         max_batch: 1_000_000,
-        copies: false,
+        copies: true,
         run: |meter| {
             let scratch = Scratch::new(meter.dir())?;
             let file = scratch.open(CACHED)?;
@@ -94,7 +94,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "pwrite of 4 KiB over what the page cache holds",
         shape: Shape::new(30, 105, 7),
         max_batch: 1_000_000,
-        copies: false,
+        copies: true,
         run: |meter| {
             let scratch = Scratch::new(meter.dir())?;
             let file = scratch.open(CACHED)?;
@@ -106,7 +106,7 @@ pub(crate) const OPS: &[Op] = &[
     },
 ];
 
-const CREATE: OFlags = OFlags::RDWR.union(OFlags::CREATE).union(OFlags::EXCL);
+pub(crate) const CREATE: OFlags = OFlags::RDWR.union(OFlags::CREATE).union(OFlags::EXCL);
 pub(crate) const PAGE: usize = 4096;
 /// Size of the file that page cache operations go through: small enough for any guest.
 pub(crate) const CACHED: u64 = 1 << 20;

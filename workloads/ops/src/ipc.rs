@@ -97,7 +97,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "512 bytes through a Unix datagram socket pair",
         shape: Shape::new(30, 110, 7),
         max_batch: 1_000_000,
-        copies: true,
+        copies: false,
         run: |meter| {
             let (to, from) = unix_pair(SocketType::DGRAM)?;
             let (out, mut back) = ([1; 512], [0; 512]);

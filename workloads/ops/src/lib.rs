@@ -56,6 +56,7 @@
 mod bpf;
 mod clock;
 mod crypto;
+mod disk;
 mod file;
 mod filter;
 mod ipc;
@@ -99,13 +100,14 @@ pub struct Op {
 
 /// Every operation, family by family.
 pub fn ops() -> impl Iterator<Item = &'static Op> {
-    let families: [&[Op]; 12] = [
+    let families: [&[Op]; 13] = [
         syscall::OPS,
         process::OPS,
         isolation::OPS,
         memory::OPS,
         ipc::OPS,
         file::OPS,
+        disk::OPS,
         notify::OPS,
         uring::OPS,
         net::OPS,
@@ -126,7 +128,7 @@ pub fn nearest(name: &str) -> Vec<&'static str> {
     let mut near: Vec<(f64, &str)> =
         ops().map(|op| (strsim::jaro_winkler(name, op.name), op.name)).collect();
     near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    near.into_iter().filter(|(score, _)| *score > 0.7).take(3).map(|(_, name)| name).collect()
+    near.into_iter().filter(|(score, _)| *score > 0.8).take(3).map(|(_, name)| name).collect()
 }
 
 /// Pins the process to the CPU it is on.
@@ -159,7 +161,7 @@ mod tests {
             assert!((1..=MAX_BATCHES).contains(&op.shape.batches), "{}", op.name);
             assert!(op.shape.warmup <= MAX_BATCHES, "{}", op.name);
         }
-        assert!(seen.len() >= 16);
+        assert!(seen.len() >= 40);
     }
 
     #[test]

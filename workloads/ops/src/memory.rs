@@ -18,7 +18,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "first write to a 4 KiB page of anonymous memory",
         shape: Shape::new(25, 115, 8),
         max_batch: 16_384,
-        copies: false,
+        copies: true,
         run: faults,
     },
     Op {

@@ -78,7 +78,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "16 KiB of a file in the page cache over loopback TCP by sendfile",
         shape: Shape::new(5, 105, 7),
         max_batch: 100_000,
-        copies: true,
+        copies: false,
         run: |meter| {
             let scratch = Scratch::new(meter.dir())?;
             let file = scratch.open(CHUNK as u64)?;
@@ -97,7 +97,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "16 KiB of a file through a pipe into loopback TCP by splice",
         shape: Shape::new(5, 105, 7),
         max_batch: 100_000,
-        copies: true,
+        copies: false,
         run: splice_file,
     },
     Op {

@@ -43,7 +43,7 @@ pub(crate) const OPS: &[Op] = &[
         summary: "4 KiB over what the page cache holds by io_uring",
         shape: Shape::new(12, 105, 7),
         max_batch: 1_000_000,
-        copies: true,
+        copies: false,
         run: |meter| transfer(meter, WRITE),
     },
     Op {
