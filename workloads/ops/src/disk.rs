@@ -54,7 +54,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "overlay-copy-up",
         summary: "open to write of a 4 KiB file in the lower layer: a copy to the upper",
-        shape: Shape::new(4, 80, 6),
+        shape: Shape::new(2, 60, 4),
         max_batch: 100,
         copies: false,
         run: |meter| {
@@ -98,7 +98,7 @@ pub(crate) const OPS: &[Op] = &[
     Op {
         name: "xfs-create",
         summary: "creation, close and unlink of a file on XFS",
-        shape: Shape::new(4, 60, 4),
+        shape: Shape::new(4, 40, 3),
         max_batch: 10_000,
         copies: false,
         run: |meter| {
