@@ -63,7 +63,7 @@ pub(crate) const OPS: &[Op] = &[
         run: |meter| {
             let groups = Groups::new(&[])?;
             let path = groups.top.join("new");
-            meter.each(|| {
+            meter.each_rested(|| {
                 std::fs::create_dir(&path).during("mkdir of a cgroup")?;
                 std::fs::remove_dir(&path).during("rmdir of a cgroup")
             })
@@ -100,7 +100,7 @@ fn children(meter: &mut Meter, flags: i32) -> Result<()> {
     if flags != 0 {
         need_root()?;
     }
-    meter.each(|| {
+    meter.each_rested(|| {
         clone3_exit(flags)
             .or_missing(&[Errno::INVAL, Errno::NOSPC], "this kernel has no such name space")
     })

@@ -94,6 +94,9 @@ impl Shape {
     }
 }
 
+/// Long enough for what the kernel puts off until RCU lets it.
+const REST: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// Runs an operation in batches and keeps one sample of each.
 #[derive(Debug)]
 pub struct Meter {
@@ -142,9 +145,26 @@ impl Meter {
     }
 
     /// Measures `op`, called once per operation.
-    pub(crate) fn each(&mut self, mut op: impl FnMut() -> Result<()>) -> Result<()> {
+    pub(crate) fn each(&mut self, op: impl FnMut() -> Result<()>) -> Result<()> {
+        self.each_after(|| {}, op)
+    }
+
+    /// As [`Meter::each`], with a rest before each batch, which isn't timed: for operations whose
+    /// remains the kernel clears away in a thread of its own, which would run in the next batch.
+    pub(crate) fn each_rested(&mut self, op: impl FnMut() -> Result<()>) -> Result<()> {
+        self.each_after(|| std::thread::sleep(REST), op)
+    }
+
+    fn each_after(
+        &mut self,
+        mut before: impl FnMut(),
+        mut op: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
         self.batches(
-            |_| Ok(()),
+            |_| {
+                before();
+                Ok(())
+            },
             |(), batch| {
                 for _ in 0..batch {
                     op()?;
