@@ -251,7 +251,10 @@ fn detected(error: f64, freedom: f64, comparisons: usize) -> f64 {
     if error == 0.0 {
         return 0.0;
     }
-    let standard = critical(level(comparisons) / 2.0, freedom) + critical(1.0 - POWER, freedom);
+    // The noncentral t, by Johnson and Welch.
+    let proven = critical(level(comparisons) / 2.0, freedom);
+    let spread = (1.0 + proven * proven / (2.0 * freedom)).sqrt();
+    let standard = proven * (1.0 - 0.25 / freedom) + Normal::standard().inverse_cdf(POWER) * spread;
     (standard * error).exp_m1()
 }
 
