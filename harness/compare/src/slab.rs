@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kgate_model::journal::{BootRecord, RunRecord};
 use kgate_model::outcome::Role;
+use kgate_model::plan::Start;
 use kgate_model::wire::KernelState;
 
 use crate::metric::Place;
@@ -30,9 +31,13 @@ pub(crate) fn of(record: &RunRecord) -> Vec<SlabMoves> {
     for place in [|image| Place::AfterBoot { image }, |image| Place::AfterLoad { image }] {
         for &image in &images {
             let place: Place = place(image.clone());
+            // The machines of exact mode are others: they tell where there is nothing else.
+            let exact = |b: &BootRecord| b.planned.start == Start::Exact;
+            let here = || record.boots.iter().filter(|b| b.planned.image == *image);
+            let only = here().all(exact);
             let of = |role| -> Vec<&BTreeMap<String, u64>> {
-                (record.boots.iter())
-                    .filter(|b| b.planned.role == role && b.planned.image == *image)
+                here()
+                    .filter(|b| b.planned.role == role && exact(b) == only)
                     .filter_map(|boot| Some(&state(&place, boot)?.slab))
                     .filter(|slab| !slab.is_empty())
                     .collect()

@@ -150,6 +150,7 @@ fn random_permutation(baseline: &[f64], candidate: &[f64], comparisons: usize, s
     let all = pool.values.len();
     // The smaller side is drawn: the other's sum is the same with the other sign.
     let few = pool.candidates.min(all - pool.candidates);
+    let sums = Sums::new(&pool.values, few);
     let (mut seen, mut extreme) = (0, 0);
     // So many that none being extreme is half of what the level asks for.
     let wanted = RESAMPLES.max((2.0 / level(comparisons)).ceil() as usize);
@@ -158,18 +159,69 @@ fn random_permutation(baseline: &[f64], candidate: &[f64], comparisons: usize, s
             break;
         }
         for _ in seen..stop {
-            let mut sum = 0.0;
-            for i in 0..few {
-                let other = i + below(&mut random, all - i);
-                pool.values.swap(i, other);
-                sum += pool.values[i];
-            }
+            let sum = match &sums {
+                Some(sums) => sums.random(few as u32, &mut random),
+                None => {
+                    let mut sum = 0.0;
+                    for i in 0..few {
+                        let other = i + below(&mut random, all - i);
+                        pool.values.swap(i, other);
+                        sum += pool.values[i];
+                    }
+                    sum
+                }
+            };
             extreme += u64::from(sum.abs() >= pool.extreme);
         }
         seen = stop;
     }
     // The arrangement that was measured is one of them.
     (extreme + 1) as f64 / (seen + 1) as f64
+}
+
+/// Sums of parts of at most 64 values, by eight values at a time.
+struct Sums {
+    parts: Vec<[f64; 256]>,
+    all: usize,
+}
+
+impl Sums {
+    /// `None` where a random set is rarely one of `few` values, or there are too many values.
+    fn new(values: &[f64], few: usize) -> Option<Self> {
+        const OFTEN: f64 = 0.03;
+        let all = values.len();
+        if all > 64 || arrangements(few, all - few) * (-(all as f64)).exp2() < OFTEN {
+            return None;
+        }
+        let part = |values: &[f64]| {
+            let mut sums = [0.0; 256];
+            for (bits, sum) in sums.iter_mut().enumerate() {
+                *sum = (values.iter().enumerate())
+                    .filter(|(bit, _)| bits >> bit & 1 == 1)
+                    .map(|(_, value)| value)
+                    .sum();
+            }
+            sums
+        };
+        Some(Self { parts: values.chunks(8).map(part).collect(), all })
+    }
+
+    /// The sum of `few` random values.
+    #[inline]
+    fn random(&self, few: u32, random: &mut fastrand::Rng) -> f64 {
+        let mut bits = loop {
+            let bits = random.u64(..) >> (64 - self.all);
+            if bits.count_ones() == few {
+                break bits;
+            }
+        };
+        let mut sum = 0.0;
+        for part in &self.parts {
+            sum += part[bits as usize & 0xff];
+            bits >>= 8;
+        }
+        sum
+    }
 }
 
 /// A random index below `bound`, which is far below 2^32, so that the bias doesn't matter.
@@ -366,6 +418,9 @@ fn bootstrap((base, new): &(Draws, Draws), log: f64, freedom: f64, seed: u64) ->
     (log - widen * high.max(0.0), log - widen * low.min(0.0))
 }
 
+/// Bits of 32 that decide on the boot: those that a level leaves.
+const BOOT_BITS: u32 = 32 - LEVELS.ilog2();
+
 /// What the boots of one kernel could have measured.
 struct Draws {
     /// [`LEVELS`] values of each boot.
@@ -390,10 +445,13 @@ impl Draws {
     #[inline]
     fn mean(&self, random: &mut fastrand::Rng) -> f64 {
         let mut sum = 0.0;
-        for _ in 0..self.boots {
-            let dice = random.u64(..);
-            let boot = ((dice >> 32) * self.boots as u64) >> 32;
-            sum += self.values[boot as usize * LEVELS + (dice as usize & (LEVELS - 1))];
+        let mut dice = 0;
+        for draw in 0..self.boots {
+            // Two draws of 32 bits: a level, and of what is left a boot.
+            dice = if draw % 2 == 0 { random.u64(..) } else { dice >> 32 };
+            let level = dice as usize & (LEVELS - 1);
+            let boot = (((dice & 0xffff_ffff) / LEVELS as u64) * self.boots as u64) >> BOOT_BITS;
+            sum += self.values[boot as usize * LEVELS + level];
         }
         let wider = (sum / self.boots as f64 - self.centre) * self.wider;
         (self.centre + wider).max(self.centre / 100.0)

@@ -7,43 +7,19 @@ use std::path::{Path, PathBuf};
 
 use kgate_compare::{Assessment, Decision, Effect, Evidence, Inputs, Statistic, Verdict};
 use kgate_model::journal::RunRecord;
-use kgate_model::outcome::{Outcome, Role};
-use kgate_model::plan::Start;
+use kgate_model::outcome::Role;
 use kgate_model::sample::{Better, Samples};
 use kgate_scenario::{Library, Policy, Selected, Waivers, Workload};
-use support::{Run, TODAY};
+use support::{Count, Run, TODAY};
 
 use Role::{Baseline, Candidate};
 
 const PIPE: &str = "performance/pipe";
 const PATH: f64 = 10_000.0;
 
-/// What one clone measures: template, clone, batch to a count.
-type Count = fn(u32, u32, u32) -> f64;
-
-/// A run with `templates` templates of five clones for each kernel, each clone with ten batches.
+/// A run in exact mode of one scenario.
 fn counted(templates: u32, baseline: Count, candidate: Count) -> RunRecord {
-    let mut record = Run::new(templates, &[PIPE]).record();
-    record.trials = (record.trials.iter())
-        .flat_map(|trial| {
-            (1..=5).map(|clone| {
-                let mut trial = trial.clone();
-                trial.planned.clone = Some(clone);
-                trial.outcome = Some(Outcome::Passed);
-                let count = if trial.role == Baseline { baseline } else { candidate };
-                let number = trial.number;
-                let values = (0..10).map(|batch| count(number, clone, batch)).collect();
-                let (metric, unit) = ("pipe".to_owned(), "instructions".to_owned());
-                trial.samples = vec![Samples { metric, unit, better: Better::Lower, values }];
-                trial
-            })
-        })
-        .collect();
-    for boot in &mut record.boots {
-        boot.planned.start = Start::Exact;
-        boot.self_check = Some(Ok(()));
-    }
-    record
+    Run::new(templates, &[PIPE]).counted(baseline, candidate)
 }
 
 fn assess(record: &RunRecord, policy: &Policy, selected: &[Selected]) -> Assessment {

@@ -164,7 +164,7 @@ pub struct Boot {
     pub image: String,
     /// How its trials get their machines: a clone of its own for each, one that they share, or one
     /// that is booted for a single trial.
-    #[schemars(extend("enum" = ["warm", "shared", "cold"]))]
+    #[schemars(extend("enum" = ["warm", "shared", "cold", "exact"]))]
     pub start: &'static str,
     /// Machines started for it.
     pub attempts: u32,

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use indicatif::{InMemoryTerm, ProgressDrawTarget};
-use kgate_compare::{Assessment, Verdict};
+use kgate_compare::{Assessment, Inputs, Verdict};
 use kgate_klog::Source;
 use kgate_klog::delta::{Census, Digest, LogDelta, Origin};
 use kgate_model::journal::{Entry, Event, OwnMachine, RunRecord};
@@ -19,7 +19,7 @@ use kgate_report::{
     Lines, MARKDOWN_BOUND, Observer, Progress, Report, Results, Style, junit, markdown,
     results_schema, summary,
 };
-use kgate_scenario::{Glob, Pattern, Policy, Reaction, WaiverScope};
+use kgate_scenario::{Glob, Pattern, Policy, Reaction, WaiverScope, Waivers};
 use proptest::prelude::*;
 use support::{Run, errored, failed, panic, waiver, warning};
 
@@ -142,6 +142,38 @@ fn terminal_of_everything() {
 #[test]
 fn terminal_of_a_promotion() {
     insta::assert_snapshot!(summary(&report(&promoted()), 80, Style::Plain));
+}
+
+/// Counts of instructions that differ by some, in a mode that sees it, and slab caches that moved.
+#[test]
+fn exact_mode_in_words() {
+    let base = |template: u32, clone: u32, batch: u32| {
+        10_000.0 + f64::from((7 * template + 3 * clone) % 5) + if batch == 4 { 400.0 } else { 0.0 }
+    };
+    let mut record = Run::new(2, &["performance/pipe"]).counted(base, |template, clone, batch| {
+        10_032.0 + f64::from((5 * template + 2 * clone) % 5) + if batch == 4 { 900.0 } else { 0.0 }
+    });
+    for boot in &mut record.boots {
+        let more = if boot.planned.role == Candidate { 300_000 } else { 0 };
+        let state = boot.after_boot.as_mut().unwrap();
+        state.slab.insert("dentry".to_owned(), 900_000 + more);
+    }
+    let assessment = Assessment::new(&Inputs {
+        record: &record,
+        policy: &Policy::default(),
+        selected: &[],
+        waivers: &Waivers::default(),
+        today: support::TODAY.parse().unwrap(),
+        seed: 1,
+    });
+    let made = (record, assessment);
+    let report = Report { log: None, ..report(&made) };
+    insta::assert_snapshot!(summary(&report, 100, Style::Plain));
+    let page = markdown(&report);
+    let (_, numbers) = page.split_once("### Performance").unwrap();
+    insta::assert_snapshot!(numbers);
+    let json = Results::new(&report).to_json().unwrap();
+    validator().validate(&serde_json::from_str(&json).unwrap()).unwrap();
 }
 
 /// A warning that the policy only reports is no reason, and is to be seen all the same.

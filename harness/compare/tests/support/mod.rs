@@ -7,13 +7,16 @@ use std::collections::BTreeMap;
 
 use kgate_compare::{Assessment, Inputs};
 use kgate_model::finding::{Finding, FindingKind, Severity};
-use kgate_model::journal::{Entry, Event, RunRecord};
+use kgate_model::journal::{Entry, Event, RunRecord, TrialRecord};
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role, Subtest};
 use kgate_model::plan::{FORMAT, Kind, MachineShape, Plan, PlannedBoot, PlannedTrial, Start};
 use kgate_model::sample::{Better, Samples};
 use kgate_model::wire::{Identity, KernelState};
 use kgate_scenario::{Policy, Selected, Waiver, WaiverScope, Waivers};
+
+/// What a clone counts: by template, clone and batch.
+pub(crate) type Count = fn(u32, u32, u32) -> f64;
 
 /// One trial: scenario, role, boot number.
 pub(crate) type Key = (String, Role, u32);
@@ -337,6 +340,32 @@ impl Run {
         let entries = (self.events().into_iter().zip(0..))
             .map(|(event, i)| Entry { at: 1_795_299_360_000 + 250 * i, event });
         RunRecord::new(self.plan(), entries)
+    }
+
+    /// The record of this run in exact mode: each boot is a template with five clones, each clone
+    /// counts ten batches of each scenario's one metric, and checks have passed.
+    pub(crate) fn counted(&self, baseline: Count, candidate: Count) -> RunRecord {
+        let mut record = self.record();
+        let clones = |trial: &TrialRecord| -> Vec<TrialRecord> {
+            let clone = |clone| {
+                let mut trial = trial.clone();
+                trial.planned.clone = Some(clone);
+                trial.planned.id += &format!("-c{clone}");
+                let count = if trial.role == Role::Baseline { baseline } else { candidate };
+                let values = (0..10).map(|batch| count(trial.number, clone, batch)).collect();
+                let metric = trial.planned.scenario.rsplit('/').next().unwrap_or("").to_owned();
+                let (unit, better) = ("instructions".to_owned(), Better::Lower);
+                trial.samples = vec![Samples { metric, unit, better, values }];
+                trial
+            };
+            (1..=5).map(clone).collect()
+        };
+        record.trials = record.trials.iter().flat_map(clones).collect();
+        for boot in &mut record.boots {
+            boot.planned.start = Start::Exact;
+            boot.self_check = Some(Ok(()));
+        }
+        record
     }
 
     pub(crate) fn assess(&self) -> Assessment {
