@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Write reports of a run.
     Report(ReportArgs),
+    /// Show where the instructions of an exact run went, function by function.
+    Explain(ExplainArgs),
     /// Show what a run would do, without doing it.
     Plan(PlanArgs),
     /// Put the partitions of a run together, and decide.
@@ -229,6 +231,23 @@ pub(crate) struct RunArgs {
     /// Run one part of the plan, such as 2/5; `kgate merge` puts the parts together.
     #[arg(long, value_name = "I/N", value_parser = partition, conflicts_with = "resume")]
     pub(crate) partition: Option<(u32, u32)>,
+    /// Show where instructions went also when nothing in exact mode became so much worse that it rejects.
+    #[arg(long)]
+    pub(crate) explain: bool,
+}
+
+/// `kgate explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The run directory.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    /// Only these (globs over METRIC, SCENARIO or SCENARIO/METRIC), whether they differ or not; all that
+    /// differ by default.
+    #[arg(value_name = "METRIC")]
+    pub(crate) metrics: Vec<String>,
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
 }
 
 /// `kgate plan`.

@@ -9,7 +9,7 @@ use jiff::Zoned;
 use kgate_image::Builder;
 use kgate_kernel::{Kernel, Reference, Resolver};
 use kgate_machine::process::LocalHost;
-use kgate_qemu::{Accel, AccelChoice, Programs, Qemu, Store, StoreConfig};
+use kgate_qemu::{Accel, AccelChoice, Plugin, Programs, Qemu, Store, StoreConfig};
 
 use crate::args::{AccelArg, ColorWhen, Global};
 use crate::error::{CommandError, at};
@@ -17,6 +17,9 @@ use crate::error::{CommandError, at};
 /// The programs that run inside the machines, built with this binary.
 pub(crate) const PROGRAMS: Programs =
     Programs { agent: include_bytes!(env!("KGATE_AGENT")), ops: include_bytes!(env!("KGATE_OPS")) };
+
+/// What counts instructions in an exact guest, built with this binary.
+pub(crate) const PLUGIN: Plugin = Plugin(include_bytes!(env!("KGATE_PLUGIN")));
 
 /// File in the cache: whoever uses what is there has a shared lock on it, whoever removes something
 /// an exclusive one.

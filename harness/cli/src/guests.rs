@@ -9,7 +9,7 @@ use kgate_kernel::Kernel;
 use kgate_model::outcome::Role;
 use kgate_qemu::{AccelChoice, Guests, GuestsConfig, Userland};
 
-use crate::context::{Context, PROGRAMS, available_memory, cpus};
+use crate::context::{Context, PLUGIN, PROGRAMS, available_memory, cpus};
 use crate::error::CommandError;
 use crate::library::Source;
 
@@ -73,7 +73,7 @@ pub(crate) fn pool<'a>(
         kernels,
         userlands,
         programs: PROGRAMS,
-        plugin: None,
+        plugin: Some(PLUGIN),
         cpus: budget.cpus.unwrap_or_else(cpus),
         // Some of it is the controller's own.
         memory: budget.memory.map_or_else(|| available_memory() / 10 * 9, |mib| mib << 20),

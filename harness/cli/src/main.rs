@@ -7,6 +7,7 @@ mod cache;
 mod context;
 mod doctor;
 mod error;
+mod explain;
 mod guests;
 mod kernel;
 mod klog;
@@ -45,6 +46,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Boot(args) => boot::boot(context, args),
         Command::Compare(args) => reports::compare(context, &args),
         Command::Report(args) => reports::report(context, &args),
+        Command::Explain(args) => explain::command(context, &args),
         Command::Plan(args) => run::plan(context, &args),
         Command::Merge(args) => reports::merge(context, &args),
         Command::Klog(args) => klog::klog(context, &args),

@@ -19,7 +19,7 @@ use crate::logs;
 use crate::prepare::rules;
 
 /// The bootstrap's seed: the same record gives the same verdict.
-const SEED: u64 = 0x6b67_6174_6521;
+pub(crate) const SEED: u64 = 0x6b67_6174_6521;
 /// Columns where there is no terminal to ask.
 const COLUMNS: u16 = 100;
 

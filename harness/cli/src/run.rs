@@ -11,9 +11,10 @@ use kgate_qemu::Guests;
 use kgate_runner::{History, RunDir, RunDirError, RunEnd};
 use tokio::sync::watch;
 
-use crate::args::{PlanArgs, RunArgs, Subjects};
+use crate::args::{LibraryArgs, PlanArgs, RunArgs, Subjects};
 use crate::context::{Context, now};
 use crate::error::{CommandError, PROMOTE, at};
+use crate::explain;
 use crate::guests::{self, Budget};
 use crate::library::Source;
 use crate::prepare::{self, Prepared};
@@ -90,11 +91,7 @@ impl Run {
             .hint("`kgate compare DIR` decides again by another policy or with other waivers"));
         }
         let dir = RunDir::open(path)?;
-        let plan = dir.plan();
-        let (baseline, candidate) = (&plan.baseline.reference, &plan.candidate.reference);
-        let kernels = prepare::kernels(context, baseline, candidate, &mut announce)
-            .map_err(|error| error.hint(PLANNED_WITH))?;
-        dir.check_kernels(&kernels[&Role::Baseline].record(), &kernels[&Role::Candidate].record())?;
+        let pool = again(context, &dir, &subjects.library, budget)?;
         let partition = dir
             .entries()?
             .into_iter()
@@ -103,8 +100,6 @@ impl Run {
                 _ => None,
             })
             .flatten();
-        let library = Source::new(&subjects.library)?;
-        let pool = pool(context, &library, kernels, plan, budget)?;
         Ok(Self { dir, pool, partition })
     }
 
@@ -115,6 +110,7 @@ impl Run {
         mut signals: watch::Receiver<bool>,
     ) -> Result<ExitCode, CommandError> {
         let Self { dir, pool, partition } = self;
+        let mut interrupted = signals.clone();
         let cancel = async move {
             let _ = signals.wait_for(|&asked| asked).await;
         };
@@ -144,9 +140,39 @@ impl Run {
                 Err(CommandError::infrastructure(format!("the run was stopped: {fault}"))
                     .hint(format!("when that is mended, go on with `{resume}`")))
             }
-            RunEnd::Complete => reports::decide(context, &dir, None, &args.outputs),
+            RunEnd::Complete => {
+                let code = reports::decide(context, &dir, None, &args.outputs)?;
+                if args.explain || explain::is_called_for(&dir)? {
+                    let explained = tokio::select! {
+                        explained = explain::all(&dir, &pool, &[]) => explained,
+                        _ = interrupted.wait_for(|&asked| asked) => {
+                            Err(CommandError::interrupted("interrupted; nothing is running"))
+                        }
+                    };
+                    // The verdict stands without it.
+                    if let Err(error) = explained {
+                        anstream::eprintln!("kgate: not explained: {error}");
+                    }
+                }
+                Ok(code)
+            }
         }
     }
+}
+
+/// The pool that a run was planned with.
+pub(crate) fn again(
+    context: &Context,
+    dir: &RunDir,
+    library: &LibraryArgs,
+    budget: Budget,
+) -> Result<Guests, CommandError> {
+    let plan = dir.plan();
+    let (baseline, candidate) = (&plan.baseline.reference, &plan.candidate.reference);
+    let kernels = prepare::kernels(context, baseline, candidate, &mut announce)
+        .map_err(|error| error.hint(PLANNED_WITH))?;
+    dir.check_kernels(&kernels[&Role::Baseline].record(), &kernels[&Role::Candidate].record())?;
+    pool(context, &Source::new(library)?, kernels, plan, budget)
 }
 
 /// The first option that a resumed run doesn't take.

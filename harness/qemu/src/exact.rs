@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::args::{Channel, Exact};
 use crate::emulator::{Emulator, From, Launch, printed_pipe};
@@ -30,6 +30,8 @@ const DELAY: u64 = 4_000_000;
 const PAGES: u64 = 2048;
 /// A boot takes so many times as long where instructions are counted.
 const SLOWER: u32 = 3;
+/// Between two reads of answers, which come byte by byte: without it each byte would wake its reader.
+const REST: Duration = Duration::from_millis(20);
 /// Between the last answer and the end of QEMU.
 const END: Duration = Duration::from_secs(10);
 
@@ -309,6 +311,9 @@ impl Answers {
         self.decoder.push(bytes);
         while let Some(reply) = self.decoder.message().map_err(|e| e.to_string())? {
             self.replies.push(reply);
+        }
+        if length > 0 {
+            sleep(REST).await;
         }
         Ok(length > 0)
     }

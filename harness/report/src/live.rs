@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anstyle::AnsiColor;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kgate_model::journal::{Entry, Event, RunRecord};
+use kgate_model::journal::{Entry, Event, RunRecord, TrialRecord};
 use kgate_model::outcome::Outcome;
 
 use crate::terminal::Style;
@@ -26,6 +26,9 @@ pub trait Observer {
 struct Known {
     /// Trial to its boot.
     boots: BTreeMap<String, String>,
+    /// Of exact trials: the clone, and the trials in it that have not ended.
+    clones: BTreeMap<String, String>,
+    open: BTreeMap<String, usize>,
     done: BTreeSet<String>,
     trials: usize,
     started: Option<u64>,
@@ -34,12 +37,28 @@ struct Known {
 impl Known {
     fn new(record: &RunRecord) -> Self {
         let done = record.trials.iter().filter(|t| t.outcome.is_some());
+        let clone = |t: &TrialRecord| Some(format!("{}, clone {}", t.boot, t.planned.clone?));
+        let mut open: BTreeMap<String, usize> = BTreeMap::new();
+        for clone in record.trials.iter().filter(|t| t.outcome.is_none()).filter_map(clone) {
+            *open.entry(clone).or_default() += 1;
+        }
+        let clones = record.trials.iter().filter_map(|t| Some((t.planned.id.clone(), clone(t)?)));
         Self {
+            clones: clones.collect(),
+            open,
             boots: (record.trials.iter()).map(|t| (t.planned.id.clone(), t.boot.clone())).collect(),
             done: done.map(|t| t.planned.id.clone()).collect(),
             trials: record.trials.len(),
             started: None,
         }
+    }
+
+    /// Takes note that an exact trial ended. Returns its clone, when it was the last one there.
+    fn ended(&mut self, trial: &str) -> Option<&str> {
+        let clone = self.clones.get(trial)?;
+        let open = self.open.get_mut(clone)?;
+        *open = open.saturating_sub(1);
+        (*open == 0).then_some(clone)
     }
 
     /// Milliseconds since this process took the run up.
@@ -81,6 +100,14 @@ fn line(event: &Event, known: &mut Known) -> Option<Line> {
         }
         Event::TrialEnded { trial, outcome, wall_ms, .. } => {
             known.done.insert(trial.clone());
+            // Hundreds of trials that pass in the same way are not worth a line each.
+            if known.clones.contains_key(trial) && *outcome == Outcome::Passed {
+                let count = known.done.len();
+                let of = known.trials;
+                let clone = known.ended(trial)?;
+                return Some(("measured", Green, format!("[{count}/{of}] {clone}")));
+            }
+            known.ended(trial);
             let count = format!("[{}/{}]", known.done.len(), known.trials);
             let time = view::duration(*wall_ms);
             let (label, color, why) = match outcome {

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 
-use kgate_machine::{BootError, Carried, ExactTemplate, Profile, ScriptRequest};
+use kgate_machine::{BootError, BootRequest, Carried, ExactTemplate, Pool, Profile, ScriptRequest};
 use kgate_model::finding::Finding;
 use kgate_model::journal::{Event, OwnMachine};
 use kgate_model::outcome::{Fault, FaultKind, Outcome};
@@ -22,11 +22,12 @@ use tokio::time::{Instant, timeout};
 use crate::attempt::{START_GRACE, disk, millis};
 use crate::own::late;
 use crate::plan::derived;
-use crate::run::{Assignment, Context, Stop};
-use crate::rundir;
+use crate::run::{Assignment, Context, Stop, assignments};
+use crate::rundir::{self, RunDir};
 use crate::step::{
-    Break, Ended, OUTPUT_LIMIT, SAMPLES_LIMIT, by_metric, commands_found, is_missing, judge,
-    look_for_commands, measuring, no_file, no_sysctl, shell, sysctl_path, to_its_end, unexpected,
+    Break, Ended, OUTPUT_LIMIT, SAMPLES_LIMIT, by_metric, command, commands_found, is_missing,
+    judge, look_for_commands, measuring, no_file, no_sysctl, shell, sysctl_path, to_its_end,
+    unexpected,
 };
 use crate::trial::{Log, tainted};
 
@@ -34,6 +35,13 @@ use crate::trial::{Log, tainted};
 const TRIES: u32 = 2;
 /// Number of the first request of a script; lower ones are the pool's.
 const FIRST: RequestId = 16;
+
+/// Number of the last one.
+const LAST: RequestId = RequestId::MAX;
+/// Tells the functions of the kernel and where they are.
+const SYMBOLS: &str = "grep -i ' [tw] ' /proc/kallsyms";
+/// Bytes that it may print: a kernel with all of its modules has some ten million.
+const SYMBOLS_LIMIT: u64 = 64 << 20;
 
 /// The clone by which it is seen whether such machines repeat here at all.
 const CHECKED: u32 = 1;
@@ -73,7 +81,7 @@ impl<'a> ExactBoot<'a> {
             let clone = first.clone.unwrap_or_default();
             let name = self.machine(clone, machines);
             let started = Instant::now();
-            let script = Script::of(context, &*self.template, &open);
+            let script = Script::of(&context.scenarios, &*self.template, &open, false);
             let carried = match self.carry_out(context, &name, clone, &script).await? {
                 Ok(carried) => carried,
                 Err(error) => {
@@ -173,10 +181,10 @@ impl<'a> ExactBoot<'a> {
         let request = ScriptRequest {
             name: name.to_owned(),
             console,
-            seed: derived(self.boot.seed.unwrap_or_default(), &format!("clone {clone}")),
+            seed: clone_seed(self.boot, clone),
             script: script.requests.clone(),
             silence: script.silence,
-            profile: None::<Profile>,
+            profile: None,
         };
         let limit = script.limit + START_GRACE;
         let carried = timeout(limit, self.template.carry_out(&request)).await;
@@ -290,6 +298,103 @@ impl<'a> ExactBoot<'a> {
     }
 }
 
+/// What a clone of a boot did once more, with every instruction of the kernel counted.
+#[derive(Clone, Debug)]
+pub struct Profiled {
+    /// Every operation that was measured, in order: the first is the first segment of the profile.
+    pub measured: Vec<ProfiledOperation>,
+    /// The kernel's functions and where they were, as in `/proc/kallsyms`.
+    pub symbols: Vec<u8>,
+}
+
+/// One run of the measuring program.
+#[derive(Clone, Debug)]
+pub struct ProfiledOperation {
+    /// The scenario's id.
+    pub scenario: String,
+    /// Name of the operation and of its metric.
+    pub metric: String,
+    /// How often it was done where it counted.
+    pub operations: u64,
+    /// What it reported, one number a batch.
+    pub samples: Vec<f64>,
+}
+
+/// Has the first clone of an exact boot of a run do once more what it did, and counts every instruction
+/// of its kernel.
+///
+/// # Errors
+/// It could not be carried out to its end.
+pub async fn profile(
+    dir: &RunDir,
+    pool: &dyn Pool,
+    boot: &PlannedBoot,
+    profile: Profile,
+) -> Result<Profiled, Fault> {
+    let ours = |message: &str| Fault::harness(FaultKind::Controller, message);
+    let scenarios = assignments(dir.inputs());
+    let seed = boot.seed.unwrap_or_default();
+    let of = |name: &str| dir.path().join(rundir::console(&format!("{}+{name}", boot.id)));
+    let request = BootRequest {
+        name: boot.id.clone(),
+        role: boot.role,
+        number: boot.number,
+        image: boot.image.clone(),
+        shape: boot.shape.clone(),
+        modules: boot.modules.clone(),
+        console: of("again"),
+        kernel_log: None,
+        deadline: dir.inputs().policy.timeouts.boot,
+    };
+    let template = pool.exact_template(&request, seed).await;
+    let template = template
+        .ok_or_else(|| ours("no machine here counts instructions"))?
+        .map_err(|error| error.fault)?;
+    let first = |trial: &&PlannedTrial| trial.clone == Some(CHECKED) && trial.decided.is_none();
+    let trials: VecDeque<&PlannedTrial> = boot.trials.iter().filter(first).collect();
+    let script = Script::of(&scenarios, &*template, &trials, true);
+    let request = ScriptRequest {
+        name: format!("{}+profile", boot.id),
+        console: of("profile"),
+        seed: clone_seed(boot, CHECKED),
+        script: script.requests.clone(),
+        silence: script.silence,
+        profile: Some(profile),
+    };
+    let carried = template.carry_out(&request).await.map_err(|error| error.fault)?;
+    if let Some(fault) = carried.fault {
+        return Err(fault);
+    }
+    let answers = Answers::of(carried.replies);
+    let mut measured = Vec::new();
+    for part in &script.parts {
+        for (id, asked) in &part.asked {
+            if let Asked::Command(step) = asked
+                && let Action::Measure(measure) = &step.action
+            {
+                let samples = answers.samples(*id).pop().map(|samples| samples.values);
+                measured.push(ProfiledOperation {
+                    scenario: part.trial.scenario.clone(),
+                    metric: measure.op.clone(),
+                    operations: u64::from(measure.batch) * u64::from(measure.batches),
+                    samples: samples.unwrap_or_default(),
+                });
+            }
+        }
+    }
+    let mut symbols = Vec::new();
+    for reply in answers.to(LAST) {
+        if let Reply::Output { stream: Stream::Stdout, data, .. } = reply {
+            symbols.extend_from_slice(data);
+        }
+    }
+    Ok(Profiled { measured, symbols })
+}
+
+fn clone_seed(boot: &PlannedBoot, clone: u32) -> u64 {
+    derived(boot.seed.unwrap_or_default(), &format!("clone {clone}"))
+}
+
 /// Everything that trials ask of a machine, in order.
 struct Script<'a> {
     requests: Vec<Request>,
@@ -323,10 +428,12 @@ enum Asked<'a> {
 }
 
 impl<'a> Script<'a> {
+    /// `symbols`: the kernel's functions and their addresses are asked for at last.
     fn of<'c>(
-        context: &'a Context<'c>,
+        scenarios: &'a BTreeMap<&'c str, Assignment<'c>>,
         template: &dyn ExactTemplate,
         trials: &VecDeque<&'a PlannedTrial>,
+        symbols: bool,
     ) -> Self
     where
         'c: 'a,
@@ -335,7 +442,7 @@ impl<'a> Script<'a> {
         let mut parts: Vec<Part<'a>> = Vec::new();
         let (mut silence, mut limit) = Default::default();
         for &trial in trials {
-            let assignment = &context.scenarios[&*trial.scenario];
+            let assignment = &scenarios[&*trial.scenario];
             let mut asked = Vec::new();
             let mut ask = |what: Option<Asked<'a>>, request: &dyn Fn(RequestId) -> Request| {
                 let id = FIRST + RequestId::try_from(requests.len()).unwrap_or(RequestId::MAX);
@@ -397,6 +504,11 @@ impl<'a> Script<'a> {
             limit += assignment.scenario.timeout;
             parts.push(Part { trial, assignment, asked, state });
         }
+        // As long either way: the same guest does the same when it is asked.
+        let last = if symbols { SYMBOLS.to_owned() } else { format!("{:1$}", ":", SYMBOLS.len()) };
+        let mut command = command(shell(&last));
+        command.output_limit = SYMBOLS_LIMIT;
+        requests.push(Request::Spawn { id: LAST, command });
         Self { requests, parts, silence, limit }
     }
 

@@ -18,6 +18,7 @@ mod step;
 mod trial;
 mod vitals;
 
+pub use exact::{Profiled, ProfiledOperation, profile};
 pub use history::History;
 pub use merge::{MergeError, merge};
 pub use plan::{Capabilities, Inputs, differences, make_plan};

@@ -163,7 +163,7 @@ impl Context<'_> {
     }
 }
 
-fn assignments(inputs: &Inputs) -> BTreeMap<&str, Assignment<'_>> {
+pub(crate) fn assignments(inputs: &Inputs) -> BTreeMap<&str, Assignment<'_>> {
     let assignment = |scenario| Assignment { scenario, requires: inputs.requires(scenario) };
     inputs.selected.iter().map(|s| (s.scenario.id.as_str(), assignment(&s.scenario))).collect()
 }

@@ -599,7 +599,7 @@ pub(crate) fn measuring(ops: &str, measure: &Measure) -> Vec<String> {
         .collect()
 }
 
-fn command(argv: Vec<String>) -> Command {
+pub(crate) fn command(argv: Vec<String>) -> Command {
     Command {
         argv,
         env: ENVIRONMENT.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
