@@ -21,6 +21,10 @@ const SCRIPT: &str = "opt/org.kgate/script";
 /// A page of memory, in bytes.
 const PAGE: usize = 4096;
 
+/// After a command the kernel clears away what it left, some of it only after a grace period: what is
+/// measured next is not to pay for that.
+const REST: Duration = Duration::from_millis(250);
+
 /// An answer is on its way no longer than this.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -57,7 +61,10 @@ fn carry_out(agent: &'static Agent, of: Of) -> Result<(), String> {
             Request::Spawn { id, command } if command.background => {
                 serve::spawn_command(agent, id, command);
             }
-            Request::Spawn { id, command } => serve::run_command(agent, id, &command),
+            Request::Spawn { id, command } => {
+                serve::run_command(agent, id, &command);
+                std::thread::sleep(REST);
+            }
             request => serve::perform(agent, request),
         }
         // What is measured next is not to be disturbed by answers.

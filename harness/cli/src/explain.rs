@@ -67,13 +67,10 @@ pub(crate) fn is_called_for(dir: &RunDir) -> Result<bool, CommandError> {
 pub(crate) async fn all(dir: &RunDir, pool: &Guests, globs: &[Glob]) -> Result<(), CommandError> {
     let directory = dir.path().join(DIRECTORY);
     fs::create_dir_all(&directory).map_err(at(&directory))?;
-    let mut sides = Vec::new();
-    for role in Role::ALL {
-        let boot = exact_boot(dir, role)?;
-        anstream::eprintln!("  counting the {role}'s instructions");
-        sides.push(count(dir, pool, boot, &directory).await?);
-    }
-    let [baseline, candidate] = &sides[..] else { return Ok(()) };
+    anstream::eprintln!("  counting the instructions of both kernels");
+    let of = async |role| count(dir, pool, exact_boot(dir, role)?, &directory).await;
+    let (baseline, candidate) =
+        futures::future::try_join(of(Role::Baseline), of(Role::Candidate)).await?;
     let differs = |d| matches!(d, Decision::Worse | Decision::Better | Decision::Regression);
     let differing: Vec<_> = exact(dir, differs)?.collect();
     let mut shown = 0;

@@ -328,7 +328,7 @@ pub(crate) fn scenarios(context: &mut Context<'_, '_>) -> Vec<Case> {
     }
     let mut cases = Vec::new();
     for (scenario, kind) in order {
-        let trials = &by_scenario[scenario];
+        let trials = &of_boots(&by_scenario[scenario], context.record);
         let subtests = subtests(scenario, kind, trials, context);
         let parts: BTreeMap<&str, &Case> = (subtests.iter())
             .filter_map(|case| match &case.subject {
@@ -352,6 +352,28 @@ pub(crate) fn scenarios(context: &mut Context<'_, '_>) -> Vec<Case> {
         cases.extend(subtests);
     }
     cases
+}
+
+/// One trial for each boot: of those that ran in clones of its template, the worst.
+fn of_boots<'a>(trials: &[&'a TrialRecord], record: &RunRecord) -> Vec<&'a TrialRecord> {
+    let badness = |trial: &TrialRecord| match trial_seen(trial, record) {
+        Seen::Passed => 0,
+        Seen::Skipped(..) => 1,
+        Seen::Missing | Seen::Unreached => 2,
+        Seen::Errored(..) => 3,
+        Seen::Failed(..) => 4,
+    };
+    let mut worst: Vec<&TrialRecord> = Vec::new();
+    for &trial in trials {
+        let same =
+            |other: &&mut &TrialRecord| trial.planned.clone.is_some() && other.boot == trial.boot;
+        match worst.iter_mut().find(same) {
+            Some(other) if badness(trial) > badness(other) => *other = trial,
+            Some(_) => {}
+            None => worst.push(trial),
+        }
+    }
+    worst
 }
 
 fn subtests(
