@@ -23,7 +23,7 @@ const PAGE: usize = 4096;
 
 /// After a command the kernel clears away what it left, some of it only after a grace period: what is
 /// measured next is not to pay for that.
-const REST: Duration = Duration::from_millis(250);
+const REST: Duration = Duration::from_millis(100);
 
 /// An answer is on its way no longer than this.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);

@@ -104,7 +104,7 @@ pub fn make_plan(
                     .flat_map(|&clone| members.iter().map(move |&member| trial(member, clone)));
                 boots.push(PlannedBoot {
                     trials: trials.collect(),
-                    seed: exact.then(|| seed(inputs.policy.exact.seed, role, number)),
+                    seed: exact.then(|| seed(inputs, group, role, number)),
                     role,
                     number,
                     image: group.image.to_owned(),
@@ -140,8 +140,8 @@ fn replicates(inputs: &Inputs, selected: &Selected) -> u32 {
 
 /// The seed of a boot: no two boots of one run have the same, so that two equal kernels differ by as
 /// much as chance makes them.
-fn seed(run: u64, role: Role, number: u32) -> u64 {
-    derived(run, &format!("{role} {number}"))
+fn seed(inputs: &Inputs, group: Group<'_>, role: Role, number: u32) -> u64 {
+    derived(inputs.policy.exact.seed, &group.boot_id(role, number))
 }
 
 /// A number that follows from another and from what it is for.
