@@ -54,7 +54,7 @@ fn decisions() {
         ("9 more", |t, c, b| usual(t, c, b) + 9.0, "+0.09", Unchanged, Unchanged, Verdict::Promote),
         ("30 more", |t, c, b| usual(t, c, b) + 30.0, "+0.30", Worse, Unchanged, Verdict::Promote),
         ("30 less", |t, c, b| usual(t, c, b) - 30.0, "-0.30", Better, Unchanged, Verdict::Promote),
-        ("150 more", |t, c, b| usual(t, c, b) + 150.0, "+1.50", Regression, Worse, Verdict::Reject),
+        ("600 more", |t, c, b| usual(t, c, b) + 600.0, "+6.00", Regression, Worse, Verdict::Reject),
         ("300 less", |t, c, b| usual(t, c, b) - 300.0, "-3.00", Better, Better, Verdict::Promote),
         (
             "dearer interrupts",
@@ -66,7 +66,7 @@ fn decisions() {
         ),
         (
             "far dearer interrupts",
-            |t, c, b| usual(t, c, b) + if b % 5 == 4 { 1500.0 } else { 0.0 },
+            |t, c, b| usual(t, c, b) + if b % 5 == 4 { 6000.0 } else { 0.0 },
             "+0.00",
             Unchanged,
             Regression,

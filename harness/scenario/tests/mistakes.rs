@@ -310,7 +310,7 @@ fn policies() {
         ("bad deadlines", "timeouts: { boot: 10m, run: 5m, hang: 1 second }\n"),
         (
             "bad exact mode",
-            "exact:\n  templates: 1\n  clones: 1000\n  t: four\n  path: { warn: 2% }\n  mean: \
+            "exact:\n  templates: 1\n  clones: 1000\n  t: four\n  path: { warn: 6% }\n  mean: \
              { warn: 1%, fail: 0.5% }\n  metrics: { pipe: 1%, 'a[': {}, getppid: { min: {} } }\n",
         ),
         ("bad tails", "tails: { warn: 60% }\nexact: 5\n"),
