@@ -33,6 +33,7 @@ fn request() -> BootRequest {
         number: 1,
         image: "base".into(),
         shape: MachineShape::default(),
+        alone: false,
         modules: Vec::new(),
         console: "/dev/null".into(),
         kernel_log: Some("/dev/null".into()),

@@ -73,6 +73,7 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
                 .collect(),
             network: args.network,
         },
+        alone: false,
         modules: args.modules.clone(),
         console: args.console.clone().unwrap_or_else(|| PathBuf::from("/dev/null")),
         kernel_log: None,

@@ -15,7 +15,9 @@ use crate::args::{LibraryArgs, PlanArgs, RunArgs, Subjects};
 use crate::context::{Context, now};
 use crate::error::{CommandError, PROMOTE, at};
 use crate::explain;
+use crate::foresight;
 use crate::guests::{self, Budget};
+use crate::host::Host;
 use crate::library::Source;
 use crate::prepare::{self, Prepared};
 use crate::reports::{self, Live};
@@ -25,11 +27,13 @@ use crate::signals::watch_signals;
 const PLANNED_WITH: &str = "the run can only go on with the kernel that it was planned with; \
     relative paths are those from where it was started";
 
-/// Below the cache: how long scenarios took.
+/// Below the cache: how long scenarios took, and how much their numbers scattered.
 const HISTORY: &str = "history.json";
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CommandError> {
+    // Before kgate itself is what loads it.
+    let host = Host::look();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     reports::check(&args.outputs)?;
     runtime.block_on(async {
@@ -43,7 +47,7 @@ pub(crate) fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CommandE
             Some(dir) => Run::resumed(context, dir, &args.subjects, budget)?,
             None => Run::planned(context, &args, budget)?,
         };
-        run.carry_out(context, &args, signals).await
+        run.carry_out(context, &args, host, signals).await
     })
 }
 
@@ -107,6 +111,7 @@ impl Run {
         self,
         context: &Context,
         args: &RunArgs,
+        mut host: Host,
         mut signals: watch::Receiver<bool>,
     ) -> Result<ExitCode, CommandError> {
         let Self { dir, pool, partition } = self;
@@ -117,15 +122,21 @@ impl Run {
         // KVM that was asked for and can't be used is told before anything is started.
         pool.settle_accel().await?;
         let record = dir.record()?;
-        let mut live = Live::new(&record, context.colour);
-        let mut observe = |entry: &_| live.take(entry);
         let remembered = context.cache()?.join(HISTORY);
         let mut history = History::load(&remembered);
-        let end = kgate_runner::run(&dir, &pool, partition, &history, &mut observe, cancel).await?;
+        for line in foresight::lines(dir.plan(), dir.inputs(), &history) {
+            anstream::eprintln!("  {line}");
+        }
+        let mut live = Live::new(&record, context.colour);
+        let mut observe = |entry: &_| live.take(entry);
+        host.times = dir.plan().boots.iter().any(|boot| boot.exclusive);
+        let run = kgate_runner::run(&dir, &pool, partition, &history, &host, &mut observe, cancel);
+        let end = run.await?;
         drop(live);
         // Without it the next run only begins with something else.
         if let Ok(record) = dir.record() {
             history.learn(&record);
+            foresight::learn(&mut history, &record, dir.inputs());
             let _ = history.save(&remembered);
         }
         let resume = format!("kgate run --resume {}", dir.path().display());
@@ -236,6 +247,10 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
         plan.boots.len(),
         plan.trials().count(),
     );
+    let history = History::load(&context.cache()?.join(HISTORY));
+    for line in foresight::lines(&plan, &prepared.inputs, &history) {
+        anstream::println!("  {line}");
+    }
     for boot in &plan.boots {
         let alone = if boot.exclusive { ", alone" } else { "" };
         let start = match boot.start {

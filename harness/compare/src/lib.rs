@@ -34,6 +34,7 @@
 //! same whatever the number of threads.
 
 pub mod exact;
+pub mod scatter;
 pub mod slab;
 pub mod stats;
 

@@ -201,10 +201,7 @@ pub struct Comparison {
 impl Comparison {
     /// Its name, with what of it is compared where that is not the usual: `getppid`, `getppid p99`.
     pub fn label(&self) -> String {
-        match self.statistic {
-            Statistic::BestDecile | Statistic::Path | Statistic::Reading => self.metric.clone(),
-            other => format!("{} {}", self.metric, other.as_str()),
-        }
+        label(&self.metric, self.statistic)
     }
 
     /// The relative change for the worse, and its interval with the worst end last.
@@ -222,6 +219,13 @@ impl Comparison {
         self.place.is_memory()
             || self.statistic.is_tail()
             || (self.exact && self.statistic == Statistic::Mean)
+    }
+}
+
+fn label(metric: &str, statistic: Statistic) -> String {
+    match statistic {
+        Statistic::BestDecile | Statistic::Path | Statistic::Reading => metric.to_owned(),
+        other => format!("{metric} {}", other.as_str()),
     }
 }
 
@@ -512,6 +516,21 @@ fn of_single_operations(
         && steps.iter().any(
             |step| matches!(&step.action, Action::Measure(m) if m.op == metric && m.batch == 1),
         )
+}
+
+/// Every metric of a scenario whose boots can be compared, with its label.
+pub(crate) fn measured(
+    record: &RunRecord,
+    selected: &[Selected],
+) -> Vec<(String, String, stats::Metric)> {
+    let of_boots = |task: &Task| task.numbers.exact != Some(true) && !task.numbers.mixed;
+    (performance(record).into_iter())
+        .flat_map(|measured| tasks(measured, selected))
+        .filter(of_boots)
+        .map(|task| {
+            (task.place.to_string(), label(&task.metric, task.statistic), boots_of(&task, 0))
+        })
+        .collect()
 }
 
 fn boots_of(task: &Task, seed: u64) -> stats::Metric {

@@ -37,6 +37,8 @@ pub struct BootRequest {
     pub image: String,
     /// What the machine must look like.
     pub shape: MachineShape,
+    /// It measures time, and nothing runs beside it: where it can, it has CPUs of its own.
+    pub alone: bool,
     /// Kernel modules that trials of this boot may load.
     pub modules: Vec<String>,
     /// Where the console is written, byte for byte.

@@ -1,10 +1,12 @@
 //! One QEMU process: how it is started, its console, its QMP connection, its end.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::iter;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -22,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::{self, Begin, CONSOLE_CHARDEV, GuestSpec};
 use crate::load::Seat;
+use crate::pins::Pins;
 use crate::template;
 
 /// After a panic was reported the kernel still prints its end; then it resets.
@@ -151,6 +154,7 @@ impl Emulator {
             qmp_socket: qmp_ours,
             qmp_raw,
             state,
+            pins: seat.pins(),
             console: console.clone(),
             keyboard,
             end: end_sender,
@@ -247,6 +251,8 @@ struct Supervisor {
     qmp_raw: OwnedFd,
     /// What it begins with.
     state: Option<State>,
+    /// Where its CPUs are to be.
+    pins: Option<Arc<Pins>>,
     console: Console,
     keyboard: Keyboard,
     end: watch::Sender<Option<End>>,
@@ -302,6 +308,12 @@ impl Supervisor {
         };
         let mut deadline: Option<Instant> = None;
         let mut killing = false;
+        if let (Some(qmp), Some(pins)) = (&qmp, &self.pins) {
+            tokio::select! {
+                () = pin(qmp, pins) => {}
+                () = drain_events(&mut events, &mut told) => {}
+            }
+        }
         if let (Some(qmp), Some(State { uri, parked })) = (&qmp, &self.state) {
             // A state that it can't take ends QEMU, which says why.
             tokio::select! {
@@ -444,6 +456,24 @@ async fn next_event(events: &mut Option<Events>) -> Option<qmp::Event> {
 async fn drain_events(events: &mut Option<Events>, told: &mut Told) {
     while let Some(event) = next_event(events).await {
         told.take(event);
+    }
+}
+
+/// Gives each of the guest's CPUs one of the controller's.
+async fn pin(qmp: &Qmp, pins: &Pins) {
+    match qmp.execute(qmp::query_cpus_fast {}).await {
+        Ok(cpus) => {
+            // One thread may carry them all.
+            let threads: BTreeSet<i64> = cpus
+                .iter()
+                .filter_map(|cpu| match cpu {
+                    qmp::CpuInfoFast::x86_64(base) => Some(base.thread_id),
+                    _ => None,
+                })
+                .collect();
+            pins.pin(&threads.into_iter().collect::<Vec<_>>());
+        }
+        Err(error) => pins.fail(format!("QEMU does not tell its threads: {error}")),
     }
 }
 

@@ -5,7 +5,7 @@
 //! (`emulator`, and with its agent `guest`), and KVM is believed only after it has booted something (`accel`).
 //!
 //! Booted guests of which copies are started (`template`) are kept in a [`Store`], and how many run beside
-//! each other depends on what they really use (`load`). Where the clock is to count instructions, guests
+//! each other depends on what they really use (`load`); one that measures time has CPUs of its own (`pins`). Where the clock is to count instructions, guests
 //! run without a word from outside (`exact`).
 //!
 //! No guest leaves anything on disk: the console is a pair of pipes, agent and QMP are socket pairs,
@@ -19,6 +19,7 @@ mod fresh;
 mod guest;
 mod kit;
 mod load;
+mod pins;
 mod pool;
 mod store;
 mod template;

@@ -4,10 +4,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kgate_model::plan::MachineShape;
 use tokio::time::Instant;
+
+use crate::pins::Pins;
 
 /// What QEMU needs beside the memory of a booted guest, measured generously.
 const OVERHEAD: u64 = 160 << 20;
@@ -26,6 +29,8 @@ pub(crate) struct Load {
     cpus: u32,
     memory: u64,
     seats: RefCell<BTreeMap<u64, Seated>>,
+    /// `None` where there is no choice of CPUs.
+    pins: Option<Arc<Pins>>,
 }
 
 /// The place of a guest or a template. It is free again when this is dropped.
@@ -33,6 +38,7 @@ pub(crate) struct Load {
 pub(crate) struct Seat {
     load: Rc<Load>,
     number: u64,
+    alone: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +67,8 @@ struct Seated {
 
 impl Load {
     pub(crate) fn new(cpus: u32, memory: u64) -> Rc<Self> {
-        Rc::new(Self { cpus, memory, seats: RefCell::default() })
+        let pins = Pins::new().map(Arc::new);
+        Rc::new(Self { cpus, memory, seats: RefCell::default(), pins })
     }
 
     /// Takes a place for a guest that is about to boot.
@@ -99,7 +106,12 @@ impl Load {
             own: CLONE,
         };
         seats.insert(number, seated);
-        Seat { load: Rc::clone(self), number }
+        Seat { load: Rc::clone(self), number, alone: false }
+    }
+
+    /// What is to be told of the CPUs that guests which measure time have.
+    pub(crate) fn pinning(&self) -> Option<String> {
+        self.pins.as_ref().map(|pins| pins.fact())
     }
 
     /// Whether there is room for another guest of this shape.
@@ -123,6 +135,17 @@ impl Load {
 }
 
 impl Seat {
+    /// The same place, for a guest that measures time when it is `alone`.
+    pub(crate) fn alone(mut self, alone: bool) -> Self {
+        self.alone = alone;
+        self
+    }
+
+    /// Where the guest's CPUs are to be.
+    pub(crate) fn pins(&self) -> Option<Arc<Pins>> {
+        self.load.pins.clone().filter(|_| self.alone)
+    }
+
     /// The guest's process, which is looked at from now on.
     pub(crate) fn taken_by(&self, process: Option<u32>) {
         if let Some(seated) = self.load.seats.borrow_mut().get_mut(&self.number) {

@@ -361,7 +361,7 @@ impl Guests {
 
     /// The template of a request: an earlier run's, or a new one.
     async fn keep(&self, request: &BootRequest, recipe: Recipe) -> Result<Warm, BootError> {
-        let seat = Rc::new(self.load.boot(&request.shape));
+        let seat = Rc::new(self.load.boot(&request.shape).alone(request.alone));
         let Recipe { kit, mut spec, setup } = recipe;
         let kernel = self.kernel(request.role)?;
         let Qemu { program, version } = &self.config.qemu;
@@ -414,6 +414,7 @@ impl Guests {
             kit,
             load: Rc::clone(&self.load),
             shape: request.shape.clone(),
+            alone: request.alone,
         })
     }
 
@@ -522,11 +523,13 @@ impl Pool for Guests {
     }
 
     fn facts(&self) -> BTreeMap<String, String> {
-        self.facts.borrow().clone()
+        let mut facts = self.facts.borrow().clone();
+        facts.extend(self.load.pinning().map(|how| ("host pinning".to_owned(), how)));
+        facts
     }
 
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
-        let seat = Rc::new(self.load.boot(&request.shape));
+        let seat = Rc::new(self.load.boot(&request.shape).alone(request.alone));
         let mut state = self.state.lock().await;
         let (kit, proven) = self.prepared(&mut state, request).await?;
         if proven.booted {

@@ -75,7 +75,9 @@ fn line(event: &Event, known: &mut Known) -> Option<Line> {
     use AnsiColor::{Cyan, Green, Red, Yellow};
     Some(match event {
         Event::RunStarted { facts, partition, .. } => {
-            let facts: Vec<_> = facts.iter().map(|(k, v)| format!("{k} {v}")).collect();
+            // Those of the host are for the reader of the results.
+            let facts = facts.iter().filter(|(k, _)| !k.starts_with("host "));
+            let facts: Vec<_> = facts.map(|(k, v)| format!("{k} {v}")).collect();
             let part = partition.map(|p| format!(", partition {p}")).unwrap_or_default();
             let done = match known.done.len() {
                 0 => String::new(),

@@ -196,6 +196,7 @@ pub(crate) fn boot_request(
         number: boot.number,
         image: boot.image.clone(),
         shape: boot.shape.clone(),
+        alone: boot.exclusive,
         modules: boot.modules.clone(),
         console: dir.join(rundir::console(machine)),
         kernel_log: Some(dir.join(rundir::kernel_log(machine))),

@@ -341,6 +341,7 @@ pub async fn profile(
         number: boot.number,
         image: boot.image.clone(),
         shape: boot.shape.clone(),
+        alone: boot.exclusive,
         modules: boot.modules.clone(),
         console: of("again"),
         kernel_log: None,

@@ -1,4 +1,5 @@
-//! How long scenarios took in earlier runs: only the order of a run depends on it.
+//! What earlier runs on this controller tell of the next one: how long scenarios take, on which only its order
+//! depends, and how much their numbers scatter, of which it is only told.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,15 +12,40 @@ use serde::{Deserialize, Serialize};
 
 /// Scenarios that are remembered; those not seen for longest are forgotten first.
 const SCENARIOS: usize = 4096;
+/// Metrics of which the scatter is remembered.
+const METRICS: usize = 8192;
+/// One with a longer name is not remembered, so that a history stays below its bound.
+const NAME: usize = 256;
 /// No history is larger.
 const FILE_BOUND: u64 = 4 << 20;
 /// The last run counts as one of so many.
 const RUNS: u128 = 3;
 
-/// Wall times of trials by scenario.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Wall times of trials by scenario, and how much metrics scatter.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     scenarios: BTreeMap<String, Known>,
+    /// By scenario and metric; those of earlier versions have none.
+    #[serde(default)]
+    scatter: BTreeMap<String, BTreeMap<String, Scattered>>,
+}
+
+/// How much a metric scattered in earlier runs.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scatter {
+    /// Coefficient of variation between boots of one kernel.
+    pub between: f64,
+    /// That between samples of one boot.
+    pub within: f64,
+    /// Samples of a boot.
+    pub samples: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Scattered {
+    scatter: Scatter,
+    /// When it was last measured, in milliseconds since the Unix epoch.
+    seen: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +99,59 @@ impl History {
         self.forget();
     }
 
+    /// Takes note of how much a metric scattered in the run of `record`.
+    pub fn learn_scatter(
+        &mut self,
+        record: &RunRecord,
+        scenario: &str,
+        metric: &str,
+        scatter: Scatter,
+    ) {
+        let seen = record.started_at.unwrap_or_default();
+        self.note_scatter((scenario, metric), scatter, seen);
+    }
+
+    /// What is known of each metric of a scenario.
+    pub fn scatter(&self, scenario: &str) -> impl Iterator<Item = (&str, Scatter)> {
+        let metrics = self.scatter.get(scenario).into_iter().flatten();
+        metrics.map(|(metric, known)| (metric.as_str(), known.scatter))
+    }
+
+    fn note_scatter(&mut self, (scenario, metric): (&str, &str), new: Scatter, seen: u64) {
+        let finite = new.between.is_finite() && new.within.is_finite();
+        if !finite || scenario.len().max(metric.len()) > NAME {
+            return;
+        }
+        let known = self.scatter.get(scenario).is_some_and(|all| all.contains_key(metric));
+        if !known && !self.has_room(seen) {
+            return;
+        }
+        let metrics = self.scatter.entry(scenario.to_owned()).or_default();
+        let first = Scattered { scatter: new, seen };
+        let known = metrics.entry(metric.to_owned()).or_insert(first);
+        let Scatter { between, within, .. } = known.scatter;
+        // Variances have no bias when they are averaged; what scatters by them has.
+        let runs = RUNS as f64;
+        let mean = |old: f64, new: f64| ((old * old * (runs - 1.0) + new * new) / runs).sqrt();
+        let (between, within) = (mean(between, new.between), mean(within, new.within));
+        *known = Scattered { scatter: Scatter { between, within, samples: new.samples }, seen };
+    }
+
+    /// Whether another metric can be remembered at a time. The oldest ones make room.
+    fn has_room(&mut self, now: u64) -> bool {
+        let count = |all: &Self| all.scatter.values().map(BTreeMap::len).sum::<usize>();
+        if count(self) < METRICS {
+            return true;
+        }
+        let all = self.scatter.values().flat_map(BTreeMap::values);
+        let oldest = all.map(|known| known.seen).min().unwrap_or_default();
+        self.scatter.retain(|_, metrics| {
+            metrics.retain(|_, known| known.seen > oldest || known.seen == now);
+            !metrics.is_empty()
+        });
+        count(self) < METRICS
+    }
+
     fn note(&mut self, scenario: &str, wall_ms: u64, seen: u64) {
         let first = Known { wall_ms, seen };
         let known = self.scenarios.entry(scenario.to_owned()).or_insert(first);
@@ -102,7 +181,7 @@ impl History {
     /// One that knows these.
     pub(crate) fn of(times: &[(&str, u64)]) -> Self {
         let known = times.iter().map(|&(id, wall_ms)| (id.to_owned(), Known { wall_ms, seen: 0 }));
-        Self { scenarios: known.collect() }
+        Self { scenarios: known.collect(), scatter: BTreeMap::new() }
     }
 }
 
@@ -139,5 +218,58 @@ mod tests {
         history.forget();
         assert_eq!(history.scenarios.len(), SCENARIOS);
         assert!(!history.scenarios.contains_key("subsystem/first"));
+    }
+
+    fn scatter(between: f64, within: f64) -> Scatter {
+        Scatter { between, within, samples: 30 }
+    }
+
+    fn known(history: &History, scenario: &str) -> Vec<(String, f64, f64)> {
+        let round = |cv: f64| (cv * 1e6).round() / 1e6;
+        let all = history.scatter(scenario);
+        all.map(|(metric, s)| (metric.to_owned(), round(s.between), round(s.within))).collect()
+    }
+
+    #[test]
+    fn scatter_moves_with_each_run_and_is_kept() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("history.json");
+        let mut history = History::of(&[("performance/a", 300)]);
+        history.note_scatter(("performance/a", "x"), scatter(0.03, 0.0), 1);
+        assert_eq!(known(&history, "performance/a"), [("x".to_owned(), 0.03, 0.0)]);
+        // Two thirds of 0.0009.
+        history.note_scatter(("performance/a", "x"), scatter(0.0, 0.3), 2);
+        history.note_scatter(("performance/a", "x p99"), scatter(0.1, 0.2), 2);
+        history.save(&path).unwrap();
+        let history = History::load(&path);
+        assert_eq!(
+            known(&history, "performance/a"),
+            [("x".to_owned(), 0.024_495, 0.173_205), ("x p99".to_owned(), 0.1, 0.2)]
+        );
+        assert_eq!(known(&history, "performance/b"), []);
+    }
+
+    #[test]
+    fn a_history_of_an_earlier_version_is_read() {
+        let text = r#"{"scenarios":{"subsystem/a":{"wall_ms":70,"seen":1}}}"#;
+        let history: History = serde_json::from_str(text).unwrap();
+        assert_eq!(history.expected("subsystem/a"), 70);
+        assert_eq!(known(&history, "subsystem/a"), []);
+    }
+
+    #[test]
+    fn what_can_not_be_scatter_is_not_kept_and_the_oldest_is_forgotten() {
+        let mut history = History::default();
+        for wrong in [scatter(f64::NAN, 0.1), scatter(0.1, f64::INFINITY)] {
+            history.note_scatter(("performance/a", "x"), wrong, 9);
+        }
+        history.note_scatter(("performance/a", &"x".repeat(NAME + 1)), scatter(0.1, 0.1), 9);
+        assert_eq!(history, History::default());
+        history.note_scatter(("performance/old", "x"), scatter(0.1, 0.1), 1);
+        for at in 0..=METRICS {
+            history.note_scatter(("performance/new", &at.to_string()), scatter(0.1, 0.1), 2);
+        }
+        assert_eq!(known(&history, "performance/old"), []);
+        assert_eq!(known(&history, "performance/new").len(), METRICS);
     }
 }

@@ -19,8 +19,8 @@ mod trial;
 mod vitals;
 
 pub use exact::{Profiled, ProfiledOperation, profile};
-pub use history::History;
+pub use history::{History, Scatter};
 pub use merge::{MergeError, merge};
 pub use plan::{Capabilities, Inputs, differences, make_plan};
-pub use run::{RunEnd, RunError, run};
+pub use run::{Controller, RunEnd, RunError, run};
 pub use rundir::{Journal, RunDir, RunDirError, trial_log};

@@ -52,13 +52,34 @@ pub enum RunError {
     Scenario(String),
 }
 
+/// What the caller knows of the machine that carries out the run: here nobody looks.
+pub trait Controller {
+    /// Facts that a reader of the results needs, as the run begins.
+    fn facts(&self) -> BTreeMap<String, String>;
+
+    /// What a person should know of the time since then, as the run ends.
+    fn notes(&self) -> Vec<String>;
+}
+
+/// A controller of which nothing is known.
+impl Controller for () {
+    fn facts(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
 /// Carries out what is still open of the run in `dir`: everything the first time, the rest after a
 /// kill. Trials that errored through no fault of kernel or scenario count as open. Needs a tokio
 /// runtime with I/O and time.
 ///
 /// Every event goes to the journal, then to `observer`. When `cancel` is ready everything is ended at
 /// once; trials that were running stay open. The same holds when the run's own deadline comes, and
-/// when the journal can't be written any more. `history` only tells what to begin with.
+/// when the journal can't be written any more. `history` only tells what to begin with; `controller` is
+/// asked for its facts at the beginning and for its notes at the end.
 ///
 /// # Errors
 /// Nothing was started. What goes wrong later is in the journal and in [`RunEnd`].
@@ -67,6 +88,7 @@ pub async fn run(
     pool: &dyn Pool,
     partition: Option<u32>,
     history: &History,
+    controller: &dyn Controller,
     observer: &mut dyn FnMut(&Entry),
     cancel: impl Future<Output = ()>,
 ) -> Result<RunEnd, RunError> {
@@ -91,7 +113,9 @@ pub async fn run(
     let facts = pool.facts();
     let jobs = jobs(&record, partition);
     let kgate = env!("CARGO_PKG_VERSION").to_owned();
-    let started = Event::RunStarted { kgate, partition, facts: facts.clone() };
+    let mut known = controller.facts();
+    known.extend(facts.clone());
+    let started = Event::RunStarted { kgate, partition, facts: known };
     let begin = || {
         context.emit(started)?;
         torn.map_or(Ok(()), |note| context.emit(note))
@@ -105,6 +129,9 @@ pub async fn run(
         if facts.get(&name) != Some(&value) {
             let _ = context.emit(Event::Note { text: format!("{name}: {value}") });
         }
+    }
+    for text in controller.notes() {
+        let _ = context.emit(Event::Note { text });
     }
     let stopped = match &end {
         RunEnd::Complete => None,

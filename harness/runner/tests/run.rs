@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use kgate_machine::Pool as _;
 use kgate_machine::{BootError, End};
 use kgate_model::journal::Event;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
@@ -593,6 +595,7 @@ async fn only_one_process_runs_in_a_directory() {
         &bench.pool,
         None,
         &History::default(),
+        &(),
         &mut |_| {},
         std::future::pending(),
     )
@@ -604,12 +607,42 @@ async fn only_one_process_runs_in_a_directory() {
         &bench.pool,
         Some(2),
         &History::default(),
+        &(),
         &mut |_| {},
         std::future::pending(),
     )
     .await
     .unwrap_err();
     assert_eq!(error.to_string(), "no partition 2: the plan has 1");
+}
+
+#[tokio::test]
+async fn what_the_caller_knows_of_the_controller_is_recorded() {
+    struct Known;
+    impl kgate_runner::Controller for Known {
+        fn facts(&self) -> BTreeMap<String, String> {
+            // What the pool says of itself is not to be had from anybody else.
+            ["host cpu", "machine"].map(|name| (name.to_owned(), "known".to_owned())).into()
+        }
+
+        fn notes(&self) -> Vec<String> {
+            vec!["it was busy".to_owned()]
+        }
+    }
+    let scenarios = [("subsystem/a", "steps:\n  - run: 'true'\n")];
+    let bench = Bench::new(1, inputs(&scenarios, ONE_BOOT));
+    let (history, cancel) = (History::default(), std::future::pending());
+    let mut last = Vec::new();
+    let mut observe = |entry: &kgate_model::journal::Entry| {
+        last.push(entry.event.clone());
+    };
+    let end = run(&bench.dir, &bench.pool, None, &history, &Known, &mut observe, cancel).await;
+    assert_eq!(end.unwrap(), RunEnd::Complete);
+    let record = bench.record();
+    assert_eq!(record.facts["host cpu"], "known");
+    assert_eq!(record.facts["machine"], bench.pool.facts()["machine"]);
+    assert_eq!(record.notes, ["it was busy"]);
+    assert!(matches!(&last[last.len() - 2..], [Event::Note { .. }, Event::RunEnded { .. }]));
 }
 
 #[tokio::test]
@@ -635,6 +668,7 @@ async fn partitions_that_ran_apart_are_merged() {
             &pool,
             Some(partition),
             &History::default(),
+            &(),
             &mut |_| {},
             std::future::pending(),
         )

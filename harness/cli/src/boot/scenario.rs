@@ -77,7 +77,7 @@ pub(super) async fn run(
     };
     let history = History::default();
     let end = {
-        let run = kgate_runner::run(&dir, &pool, None, &history, &mut observe, cancel);
+        let run = kgate_runner::run(&dir, &pool, None, &history, &(), &mut observe, cancel);
         tokio::pin!(run);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -100,7 +100,7 @@ impl Bench {
             self.events.push(entry.event.clone());
             on(&entry.event, &self.pool);
         };
-        run(&self.dir, &self.pool, None, &self.history, &mut observer, cancel).await.unwrap()
+        run(&self.dir, &self.pool, None, &self.history, &(), &mut observer, cancel).await.unwrap()
     }
 
     pub fn record(&self) -> RunRecord {
