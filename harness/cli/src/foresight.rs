@@ -15,6 +15,9 @@ use crate::text;
 /// Scenarios that are named where there are many.
 const NAMED: usize = 3;
 
+/// A larger change is not told by its size.
+const MOST: f64 = 10.0;
+
 /// Takes note of how much the numbers of a run scatter.
 pub(crate) fn learn(history: &mut History, record: &RunRecord, inputs: &Inputs) {
     for found in scatter::scatter(record, &inputs.selected) {
@@ -44,7 +47,12 @@ pub(crate) fn lines(plan: &Plan, inputs: &Inputs, history: &History) -> Vec<Stri
             let sees = history.scatter(scenario).map(|(metric, scatter)| {
                 let Scatter { between, within, samples } = scatter;
                 let sees = detectable(between, within, boots, samples, comparisons);
-                let about = format!("{} sees about {:.1} %", text::line(metric), 100.0 * sees);
+                let about = if sees < MOST {
+                    format!("about {:.1} %", 100.0 * sees)
+                } else {
+                    format!("nothing below {:.0} %", 100.0 * MOST)
+                };
+                let about = format!("{} sees {about}", text::line(metric));
                 let Some(fail) = limit(inputs, scenario, metric).filter(|fail| sees > *fail) else {
                     return about;
                 };
@@ -218,17 +226,21 @@ mod tests {
             ("performance/new", TIMES),
             ("subsystem/a", "steps:\n  - run: 'true'\n"),
         ];
-        insta::assert_snapshot!(told(&scenarios, "boots: 8, metrics: { getppid: { warn: 1%, fail: 1% } }", &known), @"");
+        insta::assert_snapshot!(told(&scenarios, "boots: 8, metrics: { getppid: { warn: 1%, fail: 1% } }", &known), @r"
+    with 8 boots performance/nginx: getppid sees about 3.1 % (limit 1.0 %: 57 boots would do), getppid p99 sees about 25.8 %, getppid p99.9 sees about 149.8 % (limit 50.0 %: 31 boots would do), requests sees about 3.1 %
+    with 8 boots performance/proxy: noisy sees nothing below 1000 % (limit 5.0 %: no number of boots would do)
+    nothing is known yet of the scatter of performance/new on this machine
+    ");
     }
 
     #[test]
     fn without_a_history_nothing_is_known() {
         let one = [("performance/a", TIMES)];
-        insta::assert_snapshot!(told(&one, "boots: 5", &History::default()), @"");
+        insta::assert_snapshot!(told(&one, "boots: 5", &History::default()), @"nothing is known yet of the scatter of performance/a on this machine");
         let many: Vec<String> = (0..7).map(|at| format!("performance/{at}")).collect();
         let many: Vec<(&str, &str)> = many.iter().map(|id| (id.as_str(), TIMES)).collect();
-        insta::assert_snapshot!(told(&many, "boots: 5", &History::default()), @"");
-        insta::assert_snapshot!(told(&many[..4], "boots: 2", &History::default()), @"");
+        insta::assert_snapshot!(told(&many, "boots: 5", &History::default()), @"nothing is known yet of the scatter of performance/0, performance/1, performance/2 and 4 others on this machine");
+        insta::assert_snapshot!(told(&many[..4], "boots: 2", &History::default()), @"of performance/0, performance/1, performance/2, performance/3 nothing can be decided: that takes 3 boots");
         let none = [("subsystem/a", "steps:\n  - run: 'true'\n")];
         assert_eq!(told(&none, "boots: 5", &History::default()), "");
         let exact = [("performance/a", "boot: exact\nsteps:\n  - measure: pipe\n")];

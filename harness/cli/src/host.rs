@@ -230,9 +230,23 @@ mod tests {
     #[test]
     fn what_disturbs_times_is_told() {
         let texts = workstation();
-        insta::assert_snapshot!(facts(&texts), @"");
+        insta::assert_snapshot!(facts(&texts), @r"
+    host cpu: A Fast Processor: 9th
+    host cpus: 0-3
+    host governor: performance, powersave
+    host hypervisor: no
+    host load: 0.51
+    host smt: on
+    host turbo: on
+    ");
         let end = "cpu  180 0 100 1690 0 0 0 30 70 0\n";
-        insta::assert_snapshot!(texts.notes(Some(end)).join("\n"), @"");
+        insta::assert_snapshot!(texts.notes(Some(end)).join("\n"), @r"
+    3.0 % of this machine's CPU time went to other machines of its host during the run: its times are not to be trusted
+    the CPU frequency governor is powersave, not performance: times depend on how busy the CPUs were before
+    turbo is on: times depend on heat and on what the other CPUs do
+    SMT is on: a CPU shares its core with what runs on its sibling
+    the load was 0.51 when the run began: whatever else runs here disturbs times
+    ");
     }
 
     #[test]
@@ -246,9 +260,17 @@ mod tests {
             governors: vec!["performance\n".into()],
             ..workstation()
         };
-        insta::assert_snapshot!(facts(&texts), @"");
+        insta::assert_snapshot!(facts(&texts), @r"
+    host cpu: A Server
+    host cpus: 0-3
+    host governor: performance
+    host hypervisor: yes
+    host load: 0.50
+    host smt: off
+    host turbo: off
+    ");
         let end = "cpu  180 0 100 1710 0 0 0 10 70 0\n";
-        insta::assert_snapshot!(texts.notes(Some(end)).join("\n"), @"");
+        insta::assert_snapshot!(texts.notes(Some(end)).join("\n"), @"1.0 % of this machine's CPU time went to other machines of its host during the run");
     }
 
     #[test]
