@@ -17,6 +17,7 @@ const COMMANDS: &[&str] = &[
     "boot",
     "compare",
     "report",
+    "explain",
     "plan",
     "merge",
     "klog",
