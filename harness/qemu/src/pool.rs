@@ -361,7 +361,7 @@ impl Guests {
 
     /// The template of a request: an earlier run's, or a new one.
     async fn keep(&self, request: &BootRequest, recipe: Recipe) -> Result<Warm, BootError> {
-        let seat = Rc::new(self.load.boot(&request.shape).alone(request.alone));
+        let seat = Rc::new(self.load.boot(&request.shape));
         let Recipe { kit, mut spec, setup } = recipe;
         let kernel = self.kernel(request.role)?;
         let Qemu { program, version } = &self.config.qemu;
@@ -414,7 +414,6 @@ impl Guests {
             kit,
             load: Rc::clone(&self.load),
             shape: request.shape.clone(),
-            alone: request.alone,
         })
     }
 

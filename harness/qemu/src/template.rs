@@ -96,7 +96,6 @@ pub(crate) struct Warm {
     pub(crate) load: Rc<Load>,
     pub(crate) _seat: Seat,
     pub(crate) shape: MachineShape,
-    pub(crate) alone: bool,
 }
 
 impl Kept for Warm {
@@ -124,7 +123,7 @@ impl Kept for Warm {
 #[async_trait(?Send)]
 impl Template for Warm {
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
-        let seat = Rc::new(self.load.clone_of(&self.shape).alone(self.alone));
+        let seat = Rc::new(self.load.clone_of(&self.shape));
         let state = File::open(self.kept.path(STATE)).map_err(|e| {
             let message = format!("the template's state can't be read: {e}");
             BootError::harness(FaultKind::Controller, message)
