@@ -88,8 +88,9 @@ fn decisions() {
 fn no_noise_at_all_needs_relevance_still() {
     let plain: Count = |_, _, _| 1000.0;
     assert_eq!(told(&counted(2, plain, plain)).0, Decision::Unchanged);
-    // One instruction of 1000 is the limit, to the last bit; one of 10,000 is below it.
-    assert_eq!(told(&counted(2, plain, |_, _, _| 1001.0)).0, Decision::Worse);
+    // Two instructions of 1000 are the limit, to the last bit; one of 10,000 is below it.
+    assert_eq!(told(&counted(2, plain, |_, _, _| 1002.0)).0, Decision::Worse);
+    assert_eq!(told(&counted(2, plain, |_, _, _| 1001.0)).0, Decision::Unchanged);
     assert_eq!(told(&counted(2, |_, _, _| PATH, |_, _, _| PATH + 1.0)).0, Decision::Unchanged);
 }
 

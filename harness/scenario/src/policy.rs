@@ -104,7 +104,7 @@ impl Default for ExactPolicy {
             clones: 5,
             seed: 1,
             t: 4.0,
-            path: PerformanceLimits { warn: Percent(0.1), fail: Percent(5.0) },
+            path: PerformanceLimits { warn: Percent(0.2), fail: Percent(5.0) },
             mean: PerformanceLimits { warn: Percent(0.5), fail: Percent(10.0) },
             metrics: Vec::new(),
         }

@@ -342,7 +342,7 @@ pub(crate) struct Exact {
     pub(crate) seed: Field<u64>,
     /// Standard errors from which a change counts as proven. Default: 4.
     pub(crate) t: Field<Of<Errors>>,
-    /// Limits of the path, the cheapest batch. Default: warn 0.1%, fail 5%.
+    /// Limits of the path, the cheapest batch. Default: warn 0.2%, fail 5%.
     pub(crate) path: Field<PerformanceLimits>,
     /// Limits of the mean over batches. Default: warn 0.5%, fail 10%.
     pub(crate) mean: Field<PerformanceLimits>,

@@ -126,8 +126,8 @@ fn limits_of_exact_mode_are_its_own() {
         let (path, mean) = exact.limits(&selected[at].scenario.id, metric);
         [path.warn, path.fail, mean.warn, mean.fail].map(|limit| limit.0)
     };
-    assert_eq!(limits(0, "requests"), [0.1, 0.5, 0.5, 10.0]);
-    assert_eq!(limits(1, "tcp-connect"), [0.1, 0.5, 0.5, 9.0]);
+    assert_eq!(limits(0, "requests"), [0.2, 0.5, 0.5, 10.0]);
+    assert_eq!(limits(1, "tcp-connect"), [0.2, 0.5, 0.5, 9.0]);
     assert_eq!(workload.policy.tails.fail, Percent(30.0));
 }
 
