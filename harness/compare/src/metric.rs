@@ -7,7 +7,7 @@ use kgate_model::journal::RunRecord;
 use kgate_model::outcome::{Outcome, Role};
 use kgate_model::plan::{Kind, Start};
 use kgate_model::sample::Better;
-use kgate_scenario::{Action, PerformanceLimits, Policy, Selected, SizeLimit};
+use kgate_scenario::{Action, PerformanceLimits, Policy, Selected, SizeLimit, ops};
 
 use crate::boot::{self, Statistic, best_decile};
 use crate::case::probability;
@@ -199,9 +199,12 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Its name, with what of it is compared where that is not the usual: `getppid`, `getppid p99`.
+    /// Its name, with what of it is compared where that is not the usual: `getppid`, `getppid p99`; of a
+    /// count that is mostly one of words moved by string instructions also that: `cow-fault, copies`.
     pub fn label(&self) -> String {
-        label(&self.metric, self.statistic)
+        let label = label(&self.metric, self.statistic);
+        let copies = self.exact && ops::find(&self.metric).is_some_and(|op| op.copies);
+        if copies { format!("{label}, copies") } else { label }
     }
 
     /// The relative change for the worse, and its interval with the worst end last.

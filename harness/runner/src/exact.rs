@@ -3,14 +3,14 @@
 //! Nothing may reach such a machine while it runs, so everything that its trials ask for is written down
 //! before, and judged when it is over.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 
 use kgate_machine::{BootError, BootRequest, Carried, ExactTemplate, Pool, Profile, ScriptRequest};
 use kgate_model::finding::Finding;
 use kgate_model::journal::{Event, OwnMachine};
-use kgate_model::outcome::{Fault, FaultKind, Outcome};
+use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
 use kgate_model::plan::{PlannedBoot, PlannedTrial};
 use kgate_model::sample::Samples;
 use kgate_model::wire::{
@@ -54,7 +54,7 @@ pub(crate) struct ExactBoot<'a> {
     /// Trials that haven't ended.
     left: Cell<usize>,
     /// The kernel's state after the last trial of a clone.
-    after: std::cell::RefCell<Option<KernelState>>,
+    after: RefCell<Option<KernelState>>,
 }
 
 impl<'a> ExactBoot<'a> {
@@ -65,7 +65,7 @@ impl<'a> ExactBoot<'a> {
         trials: usize,
         template: Box<dyn ExactTemplate>,
     ) -> Self {
-        Self { boot, attempt, template, left: Cell::new(trials), after: Default::default() }
+        Self { boot, attempt, template, left: Cell::new(trials), after: RefCell::default() }
     }
 
     /// Runs trials in one clone; in another one what is left when the kernel was lost in one of them.
@@ -80,76 +80,40 @@ impl<'a> ExactBoot<'a> {
             machines += 1;
             let clone = first.clone.unwrap_or_default();
             let name = self.machine(clone, machines);
-            let started = Instant::now();
             let script = Script::of(&context.scenarios, &*self.template, &open, false);
-            let carried = match self.carry_out(context, &name, clone, &script).await? {
-                Ok(carried) => carried,
-                Err(error) => {
-                    tries += 1;
-                    if tries == TRIES {
-                        for trial in open.drain(..) {
-                            self.ended(
-                                context,
-                                trial,
-                                Outcome::from_fault(error.fault.clone()),
-                                0,
-                            )?;
-                        }
+            let started = Instant::now();
+            let lost = match self.carry_out(context, &name, clone, &script).await? {
+                Err(error) => Some((error.fault, None)),
+                Ok(carried) => {
+                    let wall = millis(started.elapsed()) / script.parts.len().max(1) as u64;
+                    let answers = Answers::of(carried.replies);
+                    if clone == CHECKED && self.boot.number == 1 && machines == 1 {
+                        self.check(context, &script, &answers, carried.digest).await?;
                     }
-                    continue;
+                    for finding in carried.findings {
+                        self.found(context, finding)?;
+                    }
+                    let done = self.judge_all(context, &script, &answers, &name, wall)?;
+                    open.drain(..done);
+                    let ended = || Fault::harness(FaultKind::Channel, "its script did not end");
+                    let fault = carried.fault.or_else(|| (!open.is_empty()).then(ended));
+                    fault.map(|fault| (fault, carried.diagnosis))
                 }
             };
-            let ready = millis(started.elapsed());
-            let answers = Answers::of(carried.replies);
-            if clone == CHECKED && self.boot.number == 1 && machines == 1 {
-                self.check(context, &script, &answers, carried.digest).await?;
-            }
-            for finding in carried.findings {
-                self.found(context, finding)?;
-            }
-            let machine = OwnMachine {
-                clone: true,
-                ready_ms: 0,
-                console: rundir::console(&name),
-                kernel_log: rundir::kernel_log(&name),
-            };
-            let diagnosis = match carried.diagnosis {
-                Some(text) => {
-                    let file = rundir::diagnosis(&name);
-                    let path = context.dir.path().join(&file);
-                    fs::write(&path, text).map_err(|e| disk(&path, &e))?;
-                    Some(file)
+            if let Some((fault, diagnosis)) = lost {
+                tries += u32::from(fault.blame == Blame::Harness);
+                // The kernel's is that of the first; ours may pass, and if not it is everybody's.
+                let ends = match fault.blame {
+                    Blame::Harness if tries < TRIES => 0,
+                    Blame::Harness => open.len(),
+                    _ => open.len().min(1),
+                };
+                let diagnosis = diagnosis.map(|text| save(context, &name, &text)).transpose()?;
+                for trial in open.drain(..ends) {
+                    let (outcome, told) = (Outcome::from_fault(fault.clone()), diagnosis.clone());
+                    self.began(context, trial, &name)?;
+                    self.ended(context, trial, outcome, 0, told)?;
                 }
-                None => None,
-            };
-            let wall = ready / u64::try_from(open.len().max(1)).unwrap_or(1);
-            let mut before = self.template.state().clone();
-            for part in &script.parts {
-                let Some(state) = answers.state(part.state) else { break };
-                open.pop_front();
-                self.began(context, part.trial, &machine)?;
-                let outcome = self.judged(context, part, &answers, &before, &state)?;
-                self.ended(context, part.trial, outcome, wall)?;
-                before = state;
-            }
-            *self.after.borrow_mut() = Some(before);
-            // The one that it did not get through.
-            if let Some(fault) = carried.fault
-                && let Some(trial) = open.front().copied()
-            {
-                let ours = fault.blame == kgate_model::outcome::Blame::Harness;
-                tries += u32::from(ours);
-                if !ours || tries == TRIES {
-                    open.pop_front();
-                    self.began(context, trial, &machine)?;
-                    self.tell_end(context, trial, Outcome::from_fault(fault), wall, diagnosis)?;
-                }
-            } else if let Some(trial) = open.front().copied() {
-                open.pop_front();
-                let message = "the machine ended before its script did";
-                let fault = Fault::harness(FaultKind::Channel, message);
-                self.began(context, trial, &machine)?;
-                self.ended(context, trial, Outcome::from_fault(fault), wall)?;
             }
             context.sync()?;
         }
@@ -162,6 +126,29 @@ impl<'a> ExactBoot<'a> {
             context.sync()?;
         }
         Ok(())
+    }
+
+    /// Tells what came of the trials that a machine got through, and how many those are.
+    fn judge_all(
+        &self,
+        context: &Context<'_>,
+        script: &Script<'_>,
+        answers: &Answers,
+        machine: &str,
+        wall_ms: u64,
+    ) -> Result<usize, Stop> {
+        let mut before = self.template.state().clone();
+        let mut done = 0;
+        for part in &script.parts {
+            let Some(after) = answers.state(part.state) else { break };
+            self.began(context, part.trial, machine)?;
+            let outcome = self.judged(context, part, answers, &before, &after)?;
+            self.ended(context, part.trial, outcome, wall_ms, None)?;
+            before = after;
+            done += 1;
+        }
+        *self.after.borrow_mut() = Some(before);
+        Ok(done)
     }
 
     fn machine(&self, clone: u32, nth: u32) -> String {
@@ -249,13 +236,16 @@ impl<'a> ExactBoot<'a> {
         &self,
         context: &Context<'_>,
         trial: &PlannedTrial,
-        machine: &OwnMachine,
+        machine: &str,
     ) -> Result<(), Stop> {
-        context.emit(Event::TrialStarted {
-            trial: trial.id.clone(),
-            attempt: self.attempt,
-            machine: Some(machine.clone()),
-        })
+        let own = OwnMachine {
+            clone: true,
+            ready_ms: 0,
+            console: rundir::console(machine),
+            kernel_log: rundir::kernel_log(machine),
+        };
+        let (trial, attempt) = (trial.id.clone(), self.attempt);
+        context.emit(Event::TrialStarted { trial, attempt, machine: Some(own) })
     }
 
     fn ended(
@@ -264,22 +254,10 @@ impl<'a> ExactBoot<'a> {
         trial: &PlannedTrial,
         outcome: Outcome,
         wall_ms: u64,
-    ) -> Result<(), Stop> {
-        self.tell_end(context, trial, outcome, wall_ms, None)
-    }
-
-    fn tell_end(
-        &self,
-        context: &Context<'_>,
-        trial: &PlannedTrial,
-        outcome: Outcome,
-        wall_ms: u64,
         diagnosis: Option<String>,
     ) -> Result<(), Stop> {
         self.left.set(self.left.get().saturating_sub(1));
-        let log = (outcome != Outcome::Passed
-            && context.dir.path().join(rundir::trial_log(&trial.id)).exists())
-        .then(|| rundir::trial_log(&trial.id));
+        let log = rundir::trial_log(&trial.id);
         context.emit(Event::TrialEnded {
             trial: trial.id.clone(),
             outcome,
@@ -287,7 +265,7 @@ impl<'a> ExactBoot<'a> {
             subtests: Vec::new(),
             before: None,
             after: None,
-            log,
+            log: context.dir.path().join(&log).exists().then_some(log),
             diagnosis,
         })
     }
@@ -296,6 +274,14 @@ impl<'a> ExactBoot<'a> {
         let (boot, finding) = (self.boot.id.clone(), Box::new(finding));
         context.emit(Event::Finding { boot, trial: None, finding })
     }
+}
+
+/// Writes what a machine said when it hung, and returns the file's name, relative to the run directory.
+fn save(context: &Context<'_>, machine: &str, text: &[u8]) -> Result<String, Stop> {
+    let name = rundir::diagnosis(machine);
+    let path = context.dir.path().join(&name);
+    fs::write(&path, text).map_err(|e| disk(&path, &e))?;
+    Ok(name)
 }
 
 /// What a clone of a boot did once more, with every instruction of the kernel counted.
