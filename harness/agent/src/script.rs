@@ -25,6 +25,9 @@ const PAGE: usize = 4096;
 /// measured next is not to pay for that.
 const REST: Duration = Duration::from_millis(100);
 
+/// After it has booted a kernel still tests, seeds and frees things; a template is to have that behind it.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// An answer is on its way no longer than this.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -43,6 +46,7 @@ pub(crate) fn run(agent: &'static Agent) -> Result<(), String> {
         Ok(())
     })?;
     carry_out(agent, Of::Template)?;
+    std::thread::sleep(SETTLED);
     ports::park();
     carry_out(agent, Of::Clone)
 }
@@ -63,6 +67,10 @@ fn carry_out(agent: &'static Agent, of: Of) -> Result<(), String> {
             }
             Request::Spawn { id, command } => {
                 serve::run_command(agent, id, &command);
+                std::thread::sleep(REST);
+            }
+            Request::Disturb { .. } => {
+                serve::perform(agent, request);
                 std::thread::sleep(REST);
             }
             request => serve::perform(agent, request),
