@@ -38,6 +38,14 @@ impl Statistic {
     /// Of latencies of single operations.
     pub const LATENCY: [Self; 4] = [Self::Mean, Self::P50, Self::P99, Self::P999];
 
+    /// A metric's name, with what of it is compared where that is not the usual.
+    pub(crate) fn of(self, metric: &str) -> String {
+        match self {
+            Self::BestDecile | Self::Path | Self::Reading => metric.to_owned(),
+            other => format!("{metric} {}", other.as_str()),
+        }
+    }
+
     /// The words used in files.
     pub const fn as_str(self) -> &'static str {
         match self {

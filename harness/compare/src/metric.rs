@@ -202,7 +202,7 @@ impl Comparison {
     /// Its name, with what of it is compared where that is not the usual: `getppid`, `getppid p99`; of a
     /// count that is mostly one of words moved by string instructions also that: `cow-fault, copies`.
     pub fn label(&self) -> String {
-        let label = label(&self.metric, self.statistic);
+        let label = self.statistic.of(&self.metric);
         let copies = self.exact && ops::find(&self.metric).is_some_and(|op| op.copies);
         if copies { format!("{label}, copies") } else { label }
     }
@@ -222,13 +222,6 @@ impl Comparison {
         self.place.is_memory()
             || self.statistic.is_tail()
             || (self.exact && self.statistic == Statistic::Mean)
-    }
-}
-
-fn label(metric: &str, statistic: Statistic) -> String {
-    match statistic {
-        Statistic::BestDecile | Statistic::Path | Statistic::Reading => metric.to_owned(),
-        other => format!("{metric} {}", other.as_str()),
     }
 }
 
@@ -530,9 +523,7 @@ pub(crate) fn measured(
     (performance(record).into_iter())
         .flat_map(|measured| tasks(measured, selected))
         .filter(of_boots)
-        .map(|task| {
-            (task.place.to_string(), label(&task.metric, task.statistic), boots_of(&task, 0))
-        })
+        .map(|task| (task.place.to_string(), task.statistic.of(&task.metric), boots_of(&task, 0)))
         .collect()
 }
 
