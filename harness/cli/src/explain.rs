@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kgate_compare::{Assessment, Comparison, Decision, Inputs, Place};
+use kgate_compare::{Decision, Place};
 use kgate_explain::{Explanation, Profile, Side, Symbols, Titles, explain, flame_graph, reached};
 use kgate_machine::Profile as Wanted;
 use kgate_model::outcome::Role;
@@ -15,10 +15,10 @@ use kgate_runner::{Profiled, RunDir};
 use kgate_scenario::Glob;
 
 use crate::args::ExplainArgs;
-use crate::context::{Context, now};
+use crate::context::Context;
 use crate::error::{CommandError, PROMOTE, at};
 use crate::guests::Budget;
-use crate::reports::{SEED, columns};
+use crate::reports::{assess, columns};
 use crate::run::again;
 use crate::signals::watch_signals;
 use crate::text;
@@ -75,8 +75,8 @@ pub(crate) async fn all(dir: &RunDir, pool: &Guests, globs: &[Glob]) -> Result<(
     let differing: Vec<_> = exact(dir, differs)?.collect();
     let mut shown = 0;
     let mut found = false;
-    for (at_, operation) in candidate.profiled.measured.iter().enumerate() {
-        let number = u32::try_from(at_ + 1).unwrap_or(u32::MAX);
+    for (index, operation) in candidate.profiled.measured.iter().enumerate() {
+        let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
         let (scenario, metric) = (&operation.scenario, &operation.metric);
         let (Some(old), Some(new)) =
             (baseline.profile.segment(number), candidate.profile.segment(number))
@@ -176,16 +176,8 @@ fn exact(
     such: impl Fn(Decision) -> bool,
 ) -> Result<impl Iterator<Item = (String, String)>, CommandError> {
     let (record, inputs) = (dir.record()?, dir.inputs());
-    let assessment = Assessment::new(&Inputs {
-        record: &record,
-        policy: &inputs.policy,
-        selected: &inputs.selected,
-        waivers: &inputs.waivers,
-        today: now().date(),
-        seed: SEED,
-    });
-    let comparisons: Vec<Comparison> = assessment.comparisons;
-    Ok(comparisons.into_iter().filter_map(move |c| match c.place {
+    let assessment = assess(&record, &inputs.policy, &inputs.selected, &inputs.waivers);
+    Ok(assessment.comparisons.into_iter().filter_map(move |c| match c.place {
         Place::Scenario { scenario, .. } if c.exact && such(c.decision) => {
             Some((scenario, c.metric))
         }

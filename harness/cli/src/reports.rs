@@ -11,6 +11,7 @@ use kgate_compare::{Assessment, Inputs};
 use kgate_model::journal::{Entry, RunRecord};
 use kgate_report::{Lines, Observer, Progress, Report, Results, Style, junit, markdown, summary};
 use kgate_runner::RunDir;
+use kgate_scenario::{Policy, Selected, Waivers};
 
 use crate::args::{CompareArgs, MergeArgs, Outputs, ReportArgs, Rules};
 use crate::context::{Context, now};
@@ -19,7 +20,7 @@ use crate::logs;
 use crate::prepare::rules;
 
 /// The bootstrap's seed: the same record gives the same verdict.
-pub(crate) const SEED: u64 = 0x6b67_6174_6521;
+const SEED: u64 = 0x6b67_6174_6521;
 /// Columns where there is no terminal to ask.
 const COLUMNS: u16 = 100;
 
@@ -91,14 +92,7 @@ pub(crate) fn decide(
             waivers = new_waivers;
         }
     }
-    let assessment = Assessment::new(&Inputs {
-        record: &record,
-        policy: &policy,
-        selected: &planned.selected,
-        waivers: &waivers,
-        today: now().date(),
-        seed: SEED,
-    });
+    let assessment = assess(&record, &policy, &planned.selected, &waivers);
     let log = logs::of_run(dir, &record);
     let directory = dir.path().display().to_string();
     let report =
@@ -107,6 +101,16 @@ pub(crate) fn decide(
     anstream::println!("{text}");
     write_all(&report, dir, outputs)?;
     Ok(ExitCode::from(assessment.verdict.exit_code()))
+}
+
+/// What a record comes to by these rules, today.
+pub(crate) fn assess(
+    record: &RunRecord,
+    policy: &Policy,
+    selected: &[Selected],
+    waivers: &Waivers,
+) -> Assessment {
+    Assessment::new(&Inputs { record, policy, selected, waivers, today: now().date(), seed: SEED })
 }
 
 /// Checks before the work that reports can be where they are asked for, and makes the directories.
