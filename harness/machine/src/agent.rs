@@ -391,20 +391,14 @@ impl Receiver {
     }
 
     async fn take(&mut self, reply: Reply) {
-        let id = match &reply {
+        match &reply {
             Reply::Hello { protocol, identity } => {
                 let _ = self.hello.try_send((*protocol, identity.clone()));
-                return;
             }
-            Reply::Heartbeat { .. } => return,
-            Reply::Kmsg { data } => return self.write_log(data),
-            Reply::Output { id, .. }
-            | Reply::Sample { id, .. }
-            | Reply::Exited { id, .. }
-            | Reply::Done { id, .. }
-            | Reply::Content { id, .. }
-            | Reply::State { id, .. } => *id,
-        };
+            Reply::Kmsg { data } => self.write_log(data),
+            _ => {}
+        }
+        let Some(id) = reply.id() else { return };
         let sender = self.shared.waiting().get(&id).cloned();
         if let Some(sender) = sender {
             // Nobody waits any more when it was dropped meanwhile.

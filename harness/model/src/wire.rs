@@ -306,6 +306,21 @@ pub enum Reply {
     },
 }
 
+impl Reply {
+    /// The request that it answers; `None` of what is said unasked.
+    pub fn id(&self) -> Option<RequestId> {
+        match self {
+            Self::Output { id, .. }
+            | Self::Sample { id, .. }
+            | Self::Exited { id, .. }
+            | Self::Done { id, .. }
+            | Self::Content { id, .. }
+            | Self::State { id, .. } => Some(*id),
+            Self::Hello { .. } | Self::Heartbeat { .. } | Self::Kmsg { .. } => None,
+        }
+    }
+}
+
 /// An output stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use crate::exact::ExactBoot;
 use crate::own::{Own, late};
 use crate::run::{Context, Job, Stop};
-use crate::rundir;
+use crate::rundir::{self, RunDir};
 use crate::trial::{self, TrialEnd};
 use crate::vitals::{Loss, Vitals};
 
@@ -184,12 +184,8 @@ fn not_run(context: &Context<'_>, trial: &PlannedTrial, outcome: Outcome) -> Res
 }
 
 /// What a pool is asked for when a boot, or a trial of it alone, gets a machine that is booted.
-pub(crate) fn boot_request(
-    context: &Context<'_>,
-    boot: &PlannedBoot,
-    machine: &str,
-) -> BootRequest {
-    let dir = context.dir.path();
+pub(crate) fn boot_request(dir: &RunDir, boot: &PlannedBoot, machine: &str) -> BootRequest {
+    let path = dir.path();
     BootRequest {
         name: machine.to_owned(),
         role: boot.role,
@@ -198,9 +194,9 @@ pub(crate) fn boot_request(
         shape: boot.shape.clone(),
         alone: boot.exclusive,
         modules: boot.modules.clone(),
-        console: dir.join(rundir::console(machine)),
-        kernel_log: Some(dir.join(rundir::kernel_log(machine))),
-        deadline: context.inputs.policy.timeouts.boot,
+        console: path.join(rundir::console(machine)),
+        kernel_log: Some(path.join(rundir::kernel_log(machine))),
+        deadline: dir.inputs().policy.timeouts.boot,
     }
 }
 
@@ -235,7 +231,7 @@ impl Attempt<'_, '_> {
         let id = boot.id.clone();
         let console = rundir::console(&self.machine);
         context.emit(Event::BootStarted { boot: id.clone(), attempt })?;
-        let request = boot_request(context, boot, &self.machine);
+        let request = boot_request(context.dir, boot, &self.machine);
         let ended = |fault, state, diagnosis| {
             let (boot, console) = (id.clone(), console.clone());
             Event::BootEnded { boot, attempt, fault, state, console, diagnosis }

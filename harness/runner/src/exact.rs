@@ -19,7 +19,7 @@ use kgate_model::wire::{
 use kgate_scenario::{Action, Step};
 use tokio::time::{Instant, timeout};
 
-use crate::attempt::{START_GRACE, disk, millis};
+use crate::attempt::{START_GRACE, boot_request, disk, millis};
 use crate::own::late;
 use crate::plan::derived;
 use crate::run::{Assignment, Context, Stop, assignments};
@@ -321,18 +321,8 @@ pub async fn profile(
     let scenarios = assignments(dir.inputs());
     let seed = boot.seed.unwrap_or_default();
     let of = |name: &str| dir.path().join(rundir::console(&format!("{}+{name}", boot.id)));
-    let request = BootRequest {
-        name: boot.id.clone(),
-        role: boot.role,
-        number: boot.number,
-        image: boot.image.clone(),
-        shape: boot.shape.clone(),
-        alone: boot.exclusive,
-        modules: boot.modules.clone(),
-        console: of("again"),
-        kernel_log: None,
-        deadline: dir.inputs().policy.timeouts.boot,
-    };
+    let request =
+        BootRequest { console: of("again"), kernel_log: None, ..boot_request(dir, boot, &boot.id) };
     let template = pool.exact_template(&request, seed).await;
     let template = template
         .ok_or_else(|| ours("no machine here counts instructions"))?
@@ -577,16 +567,9 @@ impl Answers {
     fn of(replies: Vec<Reply>) -> Self {
         let mut all: BTreeMap<RequestId, Vec<Reply>> = BTreeMap::new();
         for reply in replies {
-            let id = match &reply {
-                Reply::Output { id, .. }
-                | Reply::Sample { id, .. }
-                | Reply::Exited { id, .. }
-                | Reply::Done { id, .. }
-                | Reply::Content { id, .. }
-                | Reply::State { id, .. } => *id,
-                Reply::Hello { .. } | Reply::Heartbeat { .. } | Reply::Kmsg { .. } => continue,
-            };
-            all.entry(id).or_default().push(reply);
+            if let Some(id) = reply.id() {
+                all.entry(id).or_default().push(reply);
+            }
         }
         Self(all)
     }

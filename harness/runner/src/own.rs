@@ -153,7 +153,7 @@ impl<'a> Own<'a> {
     ) -> Result<(), Stop> {
         for nth in 1..=BOOTS {
             let mut attempt = self.attempt(context, planned, Some(nth))?;
-            let request = boot_request(context, self.boot, &attempt.machine);
+            let request = boot_request(context.dir, self.boot, &attempt.machine);
             let started = Instant::now();
             let booted = timeout(request.deadline + START_GRACE, context.pool.boot(&request)).await;
             let (fault, diagnosis) = match booted.unwrap_or_else(|_| Err(late())) {
