@@ -1,0 +1,10 @@
+//! Each new kernel release: what it is, what it changes, and what is to be done about it.
+//!
+//! Pure: texts and records come in, values go out. Whoever fetches feeds, reads repositories and
+//! keeps state is `cli`.
+
+mod catalogue;
+mod version;
+
+pub use catalogue::{BranchEntry, BranchState, Catalogue, End, EndBasis, Release};
+pub use version::{Branch, Version, VersionError};
