@@ -73,6 +73,9 @@ pub(crate) struct Global {
         help_heading = COMMON
     )]
     pub(crate) template_limit: Option<u64>,
+    /// The day that ages, deadlines and waivers are reckoned to; today by default.
+    #[arg(long, global = true, value_name = "DATE", help_heading = COMMON)]
+    pub(crate) today: Option<jiff::civil::Date>,
 }
 
 /// When to use colours.

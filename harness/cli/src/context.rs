@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::{env, fs};
 
 use jiff::Zoned;
+use jiff::civil::Date;
 use kgate_image::Builder;
 use kgate_kernel::{Kernel, Reference, Resolver};
 use kgate_machine::process::LocalHost;
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     in_use: OnceLock<Option<fs::File>>,
     template_dir: PathBuf,
     template_limit: Option<u64>,
+    today: Option<Date>,
     pub(crate) qemu: PathBuf,
     /// Colours on standard output.
     pub(crate) colour: bool,
@@ -60,6 +62,7 @@ impl Context {
             in_use: OnceLock::new(),
             template_dir,
             template_limit: global.template_limit,
+            today: global.today,
             qemu: global.qemu,
             colour,
             host: LocalHost,
@@ -97,6 +100,11 @@ impl Context {
             )
             .hint("name one with --cache DIR or KGATE_CACHE")
         })
+    }
+
+    /// The day by which ages, deadlines and waivers are reckoned.
+    pub(crate) fn today(&self) -> Date {
+        self.today.unwrap_or_else(|| now().date())
     }
 
     /// The directory where relative paths begin.

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use kgate_compare::{Decision, Place};
 use kgate_explain::{Explanation, Profile, Side, Symbols, Titles, explain, flame_graph, reached};
-use kgate_machine::Profile as Wanted;
+use kgate_machine::{Pool, Profile as Wanted};
 use kgate_model::outcome::Role;
 use kgate_model::plan::{PlannedBoot, Start};
-use kgate_qemu::{Accel, AccelChoice, Guests};
+use kgate_qemu::{Accel, AccelChoice};
 use kgate_runner::{Profiled, RunDir};
 use kgate_scenario::Glob;
 
@@ -43,13 +43,13 @@ struct Counted {
 pub(crate) fn command(context: &Context, args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let dir = RunDir::open(&args.dir)?;
     let budget = Budget { accel: AccelChoice::Only(Accel::Tcg), cpus: None, memory: None };
-    let pool = again(context, &dir, &args.library, budget)?;
     let globs: Vec<Glob> = args.metrics.iter().map(Glob::new).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = watch_signals()?;
+        let pool = again(context, &dir, &args.library, &budget).await?;
         tokio::select! {
-            explained = all(&dir, &pool, &globs) => explained,
+            explained = all(context, &dir, pool.as_ref(), &globs) => explained,
             _ = signals.wait_for(|&asked| asked) => {
                 Err(CommandError::interrupted("interrupted; nothing is running"))
             }
@@ -59,12 +59,17 @@ pub(crate) fn command(context: &Context, args: &ExplainArgs) -> Result<ExitCode,
 }
 
 /// Whether something became so much worse in exact mode that its reason is wanted unasked.
-pub(crate) fn is_called_for(dir: &RunDir) -> Result<bool, CommandError> {
-    Ok(exact(dir, |decision| decision == Decision::Regression)?.next().is_some())
+pub(crate) fn is_called_for(context: &Context, dir: &RunDir) -> Result<bool, CommandError> {
+    Ok(exact(context, dir, |decision| decision == Decision::Regression)?.next().is_some())
 }
 
 /// Explains the metrics that `globs` name; without any, all that differ.
-pub(crate) async fn all(dir: &RunDir, pool: &Guests, globs: &[Glob]) -> Result<(), CommandError> {
+pub(crate) async fn all(
+    context: &Context,
+    dir: &RunDir,
+    pool: &dyn Pool,
+    globs: &[Glob],
+) -> Result<(), CommandError> {
     let directory = dir.path().join(DIRECTORY);
     fs::create_dir_all(&directory).map_err(at(&directory))?;
     anstream::eprintln!("  counting the instructions of both kernels");
@@ -72,7 +77,7 @@ pub(crate) async fn all(dir: &RunDir, pool: &Guests, globs: &[Glob]) -> Result<(
     let (baseline, candidate) =
         futures::future::try_join(of(Role::Baseline), of(Role::Candidate)).await?;
     let differs = |d| matches!(d, Decision::Worse | Decision::Better | Decision::Regression);
-    let differing: Vec<_> = exact(dir, differs)?.collect();
+    let differing: Vec<_> = exact(context, dir, differs)?.collect();
     let mut shown = 0;
     let mut found = false;
     for (index, operation) in candidate.profiled.measured.iter().enumerate() {
@@ -152,7 +157,7 @@ fn exact_boot(dir: &RunDir, role: Role) -> Result<&PlannedBoot, CommandError> {
 
 async fn count(
     dir: &RunDir,
-    pool: &Guests,
+    pool: &dyn Pool,
     boot: &PlannedBoot,
     directory: &Path,
 ) -> Result<Counted, CommandError> {
@@ -172,11 +177,12 @@ async fn count(
 
 /// Scenario and metric of exact comparisons that came to such a decision.
 fn exact(
+    context: &Context,
     dir: &RunDir,
     such: impl Fn(Decision) -> bool,
 ) -> Result<impl Iterator<Item = (String, String)>, CommandError> {
     let (record, inputs) = (dir.record()?, dir.inputs());
-    let assessment = assess(&record, &inputs.policy, &inputs.selected, &inputs.waivers);
+    let assessment = assess(context, &record, &inputs.policy, &inputs.selected, &inputs.waivers);
     Ok(assessment.comparisons.into_iter().filter_map(move |c| match c.place {
         Place::Scenario { scenario, .. } if c.exact && such(c.decision) => {
             Some((scenario, c.metric))

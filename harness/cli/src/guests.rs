@@ -9,6 +9,7 @@ use kgate_kernel::Kernel;
 use kgate_model::outcome::Role;
 use kgate_qemu::{AccelChoice, Guests, GuestsConfig, Userland};
 
+use crate::args::GuestArgs;
 use crate::context::{Context, PLUGIN, PROGRAMS, available_memory, cpus};
 use crate::error::CommandError;
 use crate::library::Source;
@@ -23,6 +24,12 @@ pub(crate) struct Budget {
     pub(crate) cpus: Option<u32>,
     /// In MiB.
     pub(crate) memory: Option<u64>,
+}
+
+impl Budget {
+    pub(crate) fn new(args: &GuestArgs) -> Self {
+        Self { accel: args.accel.into(), cpus: args.cpus, memory: args.memory }
+    }
 }
 
 /// Does both at a time: each of them waits for other programs.

@@ -7,14 +7,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::ProgressDrawTarget;
-use kgate_compare::{Assessment, Inputs};
+use kgate_compare::{Assessment, Inputs, Verdict};
 use kgate_model::journal::{Entry, RunRecord};
 use kgate_report::{Lines, Observer, Progress, Report, Results, Style, junit, markdown, summary};
 use kgate_runner::RunDir;
 use kgate_scenario::{Policy, Selected, Waivers};
 
 use crate::args::{CompareArgs, MergeArgs, Outputs, ReportArgs, Rules};
-use crate::context::{Context, now};
+use crate::context::Context;
 use crate::error::{CommandError, PROMOTE, at};
 use crate::logs;
 use crate::prepare::rules;
@@ -53,7 +53,7 @@ pub(crate) fn columns(stream: &impl std::os::fd::AsFd) -> usize {
 
 /// `kgate compare`.
 pub(crate) fn compare(context: &Context, args: &CompareArgs) -> Result<ExitCode, CommandError> {
-    decide(context, &open(&args.dir)?, Some(&args.rules), &args.outputs)
+    decide(context, &open(&args.dir)?, Some(&args.rules), &args.outputs).map(exit_code)
 }
 
 /// `kgate report`: writes what is asked for, to standard output where nothing is.
@@ -67,7 +67,11 @@ pub(crate) fn merge(context: &Context, args: &MergeArgs) -> Result<ExitCode, Com
     let parts = args.parts.iter().map(|part| open(part)).collect::<Result<Vec<_>, _>>()?;
     let merged = kgate_runner::merge(&args.into, &parts)
         .map_err(|error| CommandError::usage(error.to_string()))?;
-    decide(context, &merged, None, &args.outputs)
+    decide(context, &merged, None, &args.outputs).map(exit_code)
+}
+
+fn exit_code(verdict: Verdict) -> ExitCode {
+    ExitCode::from(verdict.exit_code())
 }
 
 fn open(path: &Path) -> Result<RunDir, CommandError> {
@@ -80,7 +84,7 @@ pub(crate) fn decide(
     dir: &RunDir,
     replace: Option<&Rules>,
     outputs: &Outputs,
-) -> Result<ExitCode, CommandError> {
+) -> Result<Verdict, CommandError> {
     check(outputs)?;
     let record = dir.record()?;
     let planned = dir.inputs();
@@ -92,7 +96,7 @@ pub(crate) fn decide(
             waivers = new_waivers;
         }
     }
-    let assessment = assess(&record, &policy, &planned.selected, &waivers);
+    let assessment = assess(context, &record, &policy, &planned.selected, &waivers);
     let log = logs::of_run(dir, &record);
     let directory = dir.path().display().to_string();
     let report =
@@ -100,17 +104,25 @@ pub(crate) fn decide(
     let text = summary(&report, columns(&io::stdout()), style(context.colour));
     anstream::println!("{text}");
     write_all(&report, dir, outputs)?;
-    Ok(ExitCode::from(assessment.verdict.exit_code()))
+    Ok(assessment.verdict)
 }
 
-/// What a record comes to by these rules, today.
+/// What a record comes to by these rules, on the day of the context.
 pub(crate) fn assess(
+    context: &Context,
     record: &RunRecord,
     policy: &Policy,
     selected: &[Selected],
     waivers: &Waivers,
 ) -> Assessment {
-    Assessment::new(&Inputs { record, policy, selected, waivers, today: now().date(), seed: SEED })
+    Assessment::new(&Inputs {
+        record,
+        policy,
+        selected,
+        waivers,
+        today: context.today(),
+        seed: SEED,
+    })
 }
 
 /// Checks before the work that reports can be where they are asked for, and makes the directories.

@@ -1,13 +1,17 @@
 //! `kgate run` and `kgate plan`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use async_trait::async_trait;
+use kgate_compare::Verdict;
+use kgate_kernel::Kernel;
+use kgate_machine::Pool;
 use kgate_model::journal::Event;
 use kgate_model::outcome::Role;
 use kgate_model::plan::{Plan, Start};
-use kgate_qemu::Guests;
 use kgate_runner::{History, RunDir, RunDirError, RunEnd};
 use tokio::sync::watch;
 
@@ -32,34 +36,79 @@ const HISTORY: &str = "history.json";
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let budget = Budget::new(&args.guest);
+    let verdict =
+        runtime.block_on(async { carry_out(context, &args, &budget, watch_signals()?).await })?;
+    Ok(ExitCode::from(verdict.exit_code()))
+}
+
+/// Where the machines of a run come from.
+#[async_trait(?Send)]
+pub(crate) trait Machines {
+    /// Machines for a plan, ready to boot.
+    async fn pool(
+        &self,
+        context: &Context,
+        library: &Source,
+        kernels: BTreeMap<Role, Kernel>,
+        plan: &Plan,
+    ) -> Result<Box<dyn Pool>, CommandError>;
+}
+
+/// Guests on this controller.
+#[async_trait(?Send)]
+impl Machines for Budget {
+    async fn pool(
+        &self,
+        context: &Context,
+        library: &Source,
+        kernels: BTreeMap<Role, Kernel>,
+        plan: &Plan,
+    ) -> Result<Box<dyn Pool>, CommandError> {
+        let images = plan.boots.iter().map(|boot| boot.image.as_str());
+        let kernels = || Ok(kernels);
+        let mut pool = guests::pool(context, library, kernels, images, *self, &mut announce)?;
+        for boot in &plan.boots {
+            let exact = boot.start == Start::Exact;
+            pool.check(boot.role, &boot.image, &boot.modules, boot.shape.network, exact)?;
+        }
+        // KVM that was asked for and can't be used is told before anything is started.
+        pool.settle_accel().await?;
+        Ok(Box::new(pool))
+    }
+}
+
+/// Carries out a run, from planning or from where it was left to its verdict and reports.
+pub(crate) async fn carry_out(
+    context: &Context,
+    args: &RunArgs,
+    machines: &dyn Machines,
+    signals: watch::Receiver<bool>,
+) -> Result<Verdict, CommandError> {
     // Before kgate itself is what loads it.
     let host = Host::look();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     reports::check(&args.outputs)?;
-    runtime.block_on(async {
-        let signals = watch_signals()?;
-        let budget = Budget {
-            accel: args.guest.accel.into(),
-            cpus: args.guest.cpus,
-            memory: args.guest.memory,
-        };
-        let run = match &args.resume {
-            Some(dir) => Run::resumed(context, dir, &args.subjects, budget)?,
-            None => Run::planned(context, &args, budget)?,
-        };
-        run.carry_out(context, &args, host, signals).await
-    })
+    let run = match &args.resume {
+        Some(dir) => Run::resumed(context, dir, &args.subjects, machines).await?,
+        None => Run::planned(context, args, machines).await?,
+    };
+    run.carry_out(context, args, host, signals).await
 }
 
 /// A run that is ready to be carried out.
 struct Run {
     dir: RunDir,
-    pool: Guests,
+    pool: Box<dyn Pool>,
     partition: Option<u32>,
 }
 
 impl Run {
-    fn planned(context: &Context, args: &RunArgs, budget: Budget) -> Result<Self, CommandError> {
+    async fn planned(
+        context: &Context,
+        args: &RunArgs,
+        machines: &dyn Machines,
+    ) -> Result<Self, CommandError> {
         let path = args.dir.clone().unwrap_or_else(default_dir);
         // Kernels and images may take minutes: what can be refused before is.
         if path.exists() && !path.is_dir() {
@@ -77,16 +126,16 @@ impl Run {
             None => (None, 1),
         };
         let plan = prepared.plan(partitions);
-        let pool = pool(context, &prepared.library, prepared.kernels, &plan, budget)?;
+        let pool = machines.pool(context, &prepared.library, prepared.kernels, &plan).await?;
         let dir = RunDir::create(&path, plan, prepared.inputs)?;
         Ok(Self { dir, pool, partition })
     }
 
-    fn resumed(
+    async fn resumed(
         context: &Context,
         path: &Path,
         subjects: &Subjects,
-        budget: Budget,
+        machines: &dyn Machines,
     ) -> Result<Self, CommandError> {
         if let Some(option) = given(subjects) {
             return Err(CommandError::usage(format!(
@@ -95,7 +144,7 @@ impl Run {
             .hint("`kgate compare DIR` decides again by another policy or with other waivers"));
         }
         let dir = RunDir::open(path)?;
-        let pool = again(context, &dir, &subjects.library, budget)?;
+        let pool = again(context, &dir, &subjects.library, machines).await?;
         let partition = dir
             .entries()?
             .into_iter()
@@ -113,14 +162,13 @@ impl Run {
         args: &RunArgs,
         mut host: Host,
         mut signals: watch::Receiver<bool>,
-    ) -> Result<ExitCode, CommandError> {
+    ) -> Result<Verdict, CommandError> {
         let Self { dir, pool, partition } = self;
+        let pool = pool.as_ref();
         let mut interrupted = signals.clone();
         let cancel = async move {
             let _ = signals.wait_for(|&asked| asked).await;
         };
-        // KVM that was asked for and can't be used is told before anything is started.
-        pool.settle_accel().await?;
         let record = dir.record()?;
         let remembered = context.cache()?.join(HISTORY);
         let mut history = History::load(&remembered);
@@ -130,7 +178,7 @@ impl Run {
         let mut live = Live::new(&record, context.colour);
         let mut observe = |entry: &_| live.take(entry);
         host.times = dir.plan().boots.iter().any(|boot| boot.exclusive);
-        let run = kgate_runner::run(&dir, &pool, partition, &history, &host, &mut observe, cancel);
+        let run = kgate_runner::run(&dir, pool, partition, &history, &host, &mut observe, cancel);
         let end = run.await?;
         drop(live);
         // Without it the next run only begins with something else.
@@ -152,10 +200,10 @@ impl Run {
                     .hint(format!("when that is mended, go on with `{resume}`")))
             }
             RunEnd::Complete => {
-                let code = reports::decide(context, &dir, None, &args.outputs)?;
-                if args.explain || explain::is_called_for(&dir)? {
+                let verdict = reports::decide(context, &dir, None, &args.outputs)?;
+                if args.explain || explain::is_called_for(context, &dir)? {
                     let explained = tokio::select! {
-                        explained = explain::all(&dir, &pool, &[]) => explained,
+                        explained = explain::all(context, &dir, pool, &[]) => explained,
                         _ = interrupted.wait_for(|&asked| asked) => {
                             Err(CommandError::interrupted("interrupted; nothing is running"))
                         }
@@ -165,25 +213,25 @@ impl Run {
                         anstream::eprintln!("kgate: not explained: {error}");
                     }
                 }
-                Ok(code)
+                Ok(verdict)
             }
         }
     }
 }
 
 /// The pool that a run was planned with.
-pub(crate) fn again(
+pub(crate) async fn again(
     context: &Context,
     dir: &RunDir,
     library: &LibraryArgs,
-    budget: Budget,
-) -> Result<Guests, CommandError> {
+    machines: &dyn Machines,
+) -> Result<Box<dyn Pool>, CommandError> {
     let plan = dir.plan();
     let (baseline, candidate) = (&plan.baseline.reference, &plan.candidate.reference);
     let kernels = prepare::kernels(context, baseline, candidate, &mut announce)
         .map_err(|error| error.hint(PLANNED_WITH))?;
     dir.check_kernels(&kernels[&Role::Baseline].record(), &kernels[&Role::Candidate].record())?;
-    pool(context, &Source::new(library)?, kernels, plan, budget)
+    machines.pool(context, &Source::new(library)?, kernels, plan).await
 }
 
 /// The first option that a resumed run doesn't take.
@@ -202,22 +250,6 @@ fn given(subjects: &Subjects) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(name, given)| given.then_some(name))
-}
-
-fn pool(
-    context: &Context,
-    library: &Source,
-    kernels: std::collections::BTreeMap<Role, kgate_kernel::Kernel>,
-    plan: &Plan,
-    budget: Budget,
-) -> Result<Guests, CommandError> {
-    let images = plan.boots.iter().map(|boot| boot.image.as_str());
-    let mut pool = guests::pool(context, library, || Ok(kernels), images, budget, &mut announce)?;
-    for boot in &plan.boots {
-        let exact = boot.start == Start::Exact;
-        pool.check(boot.role, &boot.image, &boot.modules, boot.shape.network, exact)?;
-    }
-    Ok(pool)
 }
 
 fn announce(what: String) {
