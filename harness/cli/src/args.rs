@@ -1,5 +1,7 @@
 //! The command line as types. Parsing it does nothing.
 
+pub(crate) mod releases;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -111,6 +113,8 @@ pub(crate) enum Command {
     /// Look at kernels.
     #[command(subcommand)]
     Kernel(KernelCommand),
+    /// Show which kernel releases there are, how far production is behind, and what to do next.
+    Releases(releases::ReleasesArgs),
     /// Show what is kept for later runs, and how much room it takes; remove it.
     Cache(CacheArgs),
     /// Check what this machine has and lacks.

@@ -46,6 +46,7 @@ const PARTS: &[Part] = &[
     part("checksums", "digests", ""),
     part("accelerator", "", "kvm"),
     part("history", "", "history.json"),
+    part("feeds", "feeds", ""),
     part(LEFT_OVER, "boots", ""),
     part(LEFT_OVER, "", ".tmp"),
     part(LEFT_OVER, "", ".doctor-"),

@@ -17,6 +17,7 @@ mod library;
 mod logs;
 mod manual;
 mod prepare;
+mod releases;
 mod reports;
 mod run;
 mod scenario;
@@ -54,6 +55,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Klog(args) => klog::klog(context, &args),
         Command::Scenario(command) => scenario::scenario(command),
         Command::Kernel(command) => kernel::kernel(context, command),
+        Command::Releases(args) => releases::releases(context, &args),
         Command::Cache(args) => cache::cache(context, &args),
         Command::Doctor => doctor::doctor(context),
         Command::Completions { shell } => manual::completions(shell),

@@ -70,13 +70,42 @@ pub struct Catalogue {
     pub today: Date,
     /// All branches that a feed named.
     pub branches: BTreeMap<Branch, BranchEntry>,
+    /// The feeds, in the order in which they are trusted.
+    pub sources: Vec<Source>,
+    /// Where they contradict each other.
+    pub notes: Vec<String>,
+}
+
+/// A feed of which something is in a [`Catalogue`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// As the user named it.
+    pub name: String,
+    /// The day up to which it tells.
+    pub as_of: Option<Date>,
+    /// How many releases it names.
+    pub releases: usize,
+}
+
+impl BranchState {
+    /// As it is written.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Mainline => "mainline",
+            Self::Stable => "stable",
+            Self::Longterm => "longterm",
+            Self::EndOfLife => "end of life",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 impl Catalogue {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(today: Date) -> Self {
-        Self { today, branches: BTreeMap::new() }
+        Self { today, branches: BTreeMap::new(), sources: Vec::new(), notes: Vec::new() }
     }
 
     /// The branch of a version.

@@ -4,7 +4,9 @@
 //! keeps state is `cli`.
 
 mod catalogue;
+pub mod feed;
+mod gather;
 mod version;
 
-pub use catalogue::{BranchEntry, BranchState, Catalogue, End, EndBasis, Release};
+pub use catalogue::{BranchEntry, BranchState, Catalogue, End, EndBasis, Release, Source};
 pub use version::{Branch, Version, VersionError};

@@ -1,0 +1,45 @@
+//! The command line of `kgate releases`.
+
+use clap::{Args, Subcommand, ValueEnum};
+
+/// Which feeds tell what releases there are.
+#[derive(Debug, Default, Args)]
+pub(crate) struct FeedArgs {
+    /// What tells which releases there are; may be given several times, the most trusted first:
+    /// `kernel.org` (the default), `endoflife.date`, a URL, a file (releases.json, finger_banner,
+    /// endoflife.date's JSON, a list of tags with or without dates), `apt:` or `apt:FLAVOUR`, a
+    /// directory of kernels, or `git:REPOSITORY`.
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) feed: Vec<String>,
+}
+
+/// `kgate releases`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ReleasesArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ReleasesCommand>,
+    /// What is in production: a version, what `uname -r` prints there, the version of its package, or
+    /// a kernel.
+    #[arg(long, value_name = "KERNEL|VERSION")]
+    pub(crate) production: Option<String>,
+    #[command(flatten)]
+    pub(crate) feeds: FeedArgs,
+    /// How to print it.
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub(crate) format: ReportFormat,
+}
+
+/// What else can be asked of releases.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReleasesCommand {}
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// For a person.
+    #[default]
+    Text,
+    /// One JSON value.
+    Json,
+}
