@@ -8,6 +8,7 @@
 mod attempt;
 mod exact;
 mod history;
+mod lines;
 mod merge;
 mod own;
 mod plan;
@@ -20,6 +21,7 @@ mod vitals;
 
 pub use exact::{Profiled, ProfiledOperation, profile};
 pub use history::{History, Scatter};
+pub use lines::{Lines, whole_lines};
 pub use merge::{MergeError, merge};
 pub use plan::{Capabilities, Inputs, differences, make_plan};
 pub use run::{Controller, RunEnd, RunError, run};

@@ -1,7 +1,7 @@
 //! The run directory: plan, inputs, the append-only journal, and where consoles and logs lie.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use kgate_model::journal::{Entry, Event, RunRecord};
@@ -11,6 +11,7 @@ use kgate_model::plan::{FORMAT, Plan};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::lines::{Lines, whole_lines};
 use crate::plan::{Inputs, differences};
 
 const PLAN: &str = "plan.json";
@@ -259,12 +260,8 @@ impl RunDir {
 /// The journal of a run directory, open for writing: at most one in the world.
 #[derive(Debug)]
 pub struct Journal {
-    file: File,
+    lines: Lines,
     path: PathBuf,
-    length: u64,
-    failed: bool,
-    /// What a kill had left of a last line, in bytes.
-    cut: usize,
     _lock: File,
 }
 
@@ -277,25 +274,20 @@ impl Journal {
         let lock = lock(&dir.path)?;
         let path = dir.path.join(JOURNAL);
         let mut options = OpenOptions::new();
-        let mut file = options
+        let file = options
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
             .open(&path)
             .map_err(RunDirError::io("open", &path))?;
-        let bytes = read_bytes(&path)?;
-        let whole = whole_lines(&bytes);
-        let length = whole as u64;
-        file.set_len(length)
-            .and_then(|()| file.seek(SeekFrom::End(0)))
-            .map_err(RunDirError::io("write", &path))?;
-        Ok(Self { file, path, length, failed: false, cut: bytes.len() - whole, _lock: lock })
+        let (lines, _) = Lines::take(file).map_err(RunDirError::io("write", &path))?;
+        Ok(Self { lines, path, _lock: lock })
     }
 
     /// A note about what opening removed, to be appended first.
     pub(crate) fn note(&self) -> Option<Event> {
-        (self.cut > 0).then(|| torn_note(self.cut))
+        (self.lines.cut() > 0).then(|| torn_note(self.lines.cut()))
     }
 
     /// Appends one entry. After a failure nothing is appended any more: what follows a torn line
@@ -304,22 +296,7 @@ impl Journal {
     /// # Errors
     /// The disk is full or broken. Everything before this entry stays readable.
     pub fn append(&mut self, entry: &Entry) -> Result<(), RunDirError> {
-        let broken = RunDirError::io("write", &self.path);
-        if self.failed {
-            return Err(broken(io::Error::other("an earlier write to it failed")));
-        }
-        let mut line = serde_json::to_vec(entry)
-            .map_err(io::Error::other)
-            .map_err(|e| RunDirError::Io { what: "write", path: self.path.clone(), source: e })?;
-        line.push(b'\n');
-        if let Err(error) = self.file.write_all(&line) {
-            self.failed = true;
-            // A reader drops a torn line anyway; without one there is nothing to note.
-            let _ = self.file.set_len(self.length);
-            return Err(broken(error));
-        }
-        self.length += line.len() as u64;
-        Ok(())
+        self.lines.append(entry).map_err(RunDirError::io("write", &self.path))
     }
 
     /// Waits until the disk has everything.
@@ -327,10 +304,7 @@ impl Journal {
     /// # Errors
     /// The disk is full or broken.
     pub fn sync(&mut self) -> Result<(), RunDirError> {
-        self.file.sync_data().map_err(|error| {
-            self.failed = true;
-            RunDirError::io("write", &self.path)(error)
-        })
+        self.lines.sync().map_err(RunDirError::io("write", &self.path))
     }
 }
 
@@ -343,11 +317,6 @@ fn torn_note(bytes: usize) -> Event {
     Event::Note {
         text: format!("the journal's last line was cut short ({bytes} bytes) and is left out"),
     }
-}
-
-/// Length of the lines that are whole.
-fn whole_lines(bytes: &[u8]) -> usize {
-    bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1)
 }
 
 fn lock(path: &Path) -> Result<File, RunDirError> {
@@ -561,13 +530,11 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dir = create(&temp.path().join("run")).unwrap();
         let mut journal = Journal::open(&dir).unwrap();
-        let file = std::mem::replace(
-            &mut journal.file,
-            OpenOptions::new().write(true).open("/dev/full").unwrap(),
-        );
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let file = journal.lines.replace(full);
         let error = message(&journal.append(&note("one")).unwrap_err(), &temp);
         insta::assert_snapshot!(error, @"cannot write DIR/run/journal.jsonl: No space left on device (os error 28)");
-        journal.file = file;
+        journal.lines.replace(file);
         let error = message(&journal.append(&note("two")).unwrap_err(), &temp);
         insta::assert_snapshot!(error, @"cannot write DIR/run/journal.jsonl: an earlier write to it failed");
         assert_eq!(dir.entries().unwrap(), []);
