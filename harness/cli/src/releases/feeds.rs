@@ -17,7 +17,7 @@ use kgate_release::{Catalogue, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::args::releases::FeedArgs;
-use crate::context::{Context, now};
+use crate::context::Context;
 use crate::error::{CommandError, at};
 use crate::text::line;
 
@@ -52,7 +52,7 @@ struct Kept {
 /// # Errors
 /// When one can't be had or says what can't be.
 pub(crate) fn catalogue(context: &Context, args: &FeedArgs) -> Result<Catalogue, CommandError> {
-    let today = now().date();
+    let today = context.today();
     let default = [DEFAULT.to_owned()];
     let sources = if args.feed.is_empty() { &default[..] } else { &args.feed };
     let feeds: Vec<Feed> =
