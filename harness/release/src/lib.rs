@@ -4,9 +4,11 @@
 //! keeps state is `cli`.
 
 mod catalogue;
+mod distribution;
 pub mod feed;
 mod gather;
 mod version;
 
 pub use catalogue::{BranchEntry, BranchState, Catalogue, End, EndBasis, Release, Source};
+pub use distribution::{Distribution, Fixes, KernelVersion, debian_order};
 pub use version::{Branch, Version, VersionError};
