@@ -7,8 +7,12 @@ mod catalogue;
 mod distribution;
 pub mod feed;
 mod gather;
+mod maintainers;
+mod subsystem;
 mod version;
 
 pub use catalogue::{BranchEntry, BranchState, Catalogue, End, EndBasis, Release, Source};
 pub use distribution::{Distribution, Fixes, KernelVersion, debian_order};
+pub use maintainers::{Maintainers, Section};
+pub use subsystem::{Subsystem, SubsystemError};
 pub use version::{Branch, Version, VersionError};
