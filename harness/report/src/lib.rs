@@ -12,6 +12,7 @@ mod junit;
 mod live;
 mod log;
 mod markdown;
+mod regression;
 mod results;
 mod terminal;
 mod text;
@@ -24,6 +25,10 @@ pub use log::{
     log_delta_json,
 };
 pub use markdown::{MARKDOWN_BOUND, markdown};
+pub use regression::{
+    Commit, Details, Failure, Mailbox, Range, Recipient, failures, module, regression_mail,
+    source_file, without_builder,
+};
 pub use results::{
     Boot, CaseResult, Cause, ComparisonResult, FindingResult, Kernel, Location, LogLineResult,
     LogResult, ReasonResult, Results, SCHEMA, SideResult, TallyResult, Trial, WaiverResult,

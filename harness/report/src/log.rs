@@ -345,7 +345,7 @@ fn location(finding: &Finding) -> String {
 
 /// Where in the source the failure is: by the frame of the function that is charged, otherwise as
 /// the first lines say (`WARNING: … at FILE:LINE`, `kernel BUG at FILE:LINE!`).
-fn source(finding: &Finding) -> Option<(String, u64)> {
+pub(crate) fn source(finding: &Finding) -> Option<(String, u64)> {
     let charged = finding.frames.iter().find(|frame| {
         frame.source.is_some() && Some(frame.function.as_str()) == finding.function.as_deref()
     });
@@ -404,7 +404,7 @@ fn kernel(finding: &Finding) -> String {
 }
 
 /// `function+0x1/0x2 [module] file:line`, with marks for what is inlined or need not be.
-fn frame(frame: &Frame) -> String {
+pub(crate) fn frame(frame: &Frame) -> String {
     let mut text = clean(&frame.function);
     if let Some(offset) = frame.offset {
         text += &format!("+{offset:#x}");

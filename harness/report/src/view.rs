@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kgate_compare::stats::Method;
 use kgate_compare::{Case, Class, Comparison, Decision, Effect, Evidence, Place, Statistic};
 use kgate_model::outcome::Role;
-use kgate_model::plan::{MachineShape, PlannedBoot};
+use kgate_model::plan::MachineShape;
 
 use crate::Report;
 use crate::text::clean;
@@ -279,12 +279,24 @@ pub(crate) fn quoted(word: &str) -> String {
 /// The command that runs one scenario on the candidate alone, on a machine of the same shape.
 pub(crate) fn reproduce(report: &Report<'_>, scenario: &str) -> String {
     let plan = &report.record.plan;
-    let reference = quoted(&plan.candidate.reference);
-    let mut command = format!("kgate boot {reference} --scenario {}", quoted(scenario));
     let planned = plan
         .trials()
         .find(|(boot, trial)| boot.role == Role::Candidate && trial.scenario == scenario);
-    let Some((PlannedBoot { shape, .. }, _)) = planned else { return command };
+    let usual = MachineShape::default();
+    let shape = planned.map_or(&usual, |(boot, _)| &boot.shape);
+    boot_command(&plan.candidate.reference, Some(scenario), shape)
+}
+
+/// The command that boots a kernel on a machine of this shape, for a scenario where one is named.
+pub(crate) fn boot_command(
+    reference: &str,
+    scenario: Option<&str>,
+    shape: &MachineShape,
+) -> String {
+    let mut command = format!("kgate boot {}", quoted(reference));
+    if let Some(scenario) = scenario {
+        command += &format!(" --scenario {}", quoted(scenario));
+    }
     let usual = MachineShape::default();
     if shape.cpus != usual.cpus {
         command += &format!(" --cpus {}", shape.cpus);
