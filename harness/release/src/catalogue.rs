@@ -1,6 +1,7 @@
 //! What is known of branches and their releases, put together from one or more feeds.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,20 @@ impl Catalogue {
     #[must_use]
     pub fn branch_of(&self, version: &Version) -> Option<&BranchEntry> {
         self.branches.get(&version.branch)
+    }
+
+    /// The branches after one, in order.
+    pub fn after(
+        &self,
+        branch: Branch,
+    ) -> impl DoubleEndedIterator<Item = (&Branch, &BranchEntry)> {
+        self.branches.range((Bound::Excluded(branch), Bound::Unbounded))
+    }
+
+    /// When the mainline release of a branch came out.
+    #[must_use]
+    pub fn began(&self, branch: Branch) -> Option<Date> {
+        self.release(&branch.mainline())?.date
     }
 
     /// A release, by its version.

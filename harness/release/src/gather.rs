@@ -124,19 +124,11 @@ impl Catalogue {
         kernels: &BTreeMap<Version, &str>,
     ) {
         for (version, date) in dated {
-            let release = self.release_mut(version);
+            let Some(release) = self.release_mut(version) else { continue };
+            let first = *release.date.get_or_insert(*date);
             // A day's difference is one of time zones.
-            match release.and_then(|release| release.date.replace(*date)) {
-                Some(first) => {
-                    if let Some(release) = self.release_mut(version) {
-                        release.date = Some(first);
-                    }
-                    if (first - *date).get_days().abs() > 1 {
-                        let name = &feed.name;
-                        self.note(format!("{version}: {name} dates it {date}, not {first}"));
-                    }
-                }
-                None => {}
+            if (first - *date).get_days().abs() > 1 {
+                self.note(format!("{version}: {} dates it {date}, not {first}", feed.name));
             }
         }
         for (version, kernel) in kernels {
@@ -225,8 +217,7 @@ impl Catalogue {
         let began = self.began(branch);
         match entry.state {
             BranchState::Mainline | BranchState::Stable => {
-                let later = self.branches.range(branch..).skip(1);
-                let next = later.filter_map(|(next, _)| self.began(*next)).min();
+                let next = self.after(branch).filter_map(|(next, _)| self.began(*next)).min();
                 let next = match next {
                     Some(next) => next,
                     None => began?.checked_add(CYCLE.days()).ok()?,
@@ -240,12 +231,6 @@ impl Catalogue {
             BranchState::EndOfLife => entry.latest()?.1.date,
             BranchState::Unknown => None,
         }
-    }
-
-    /// When the mainline release of a branch came out.
-    #[must_use]
-    pub fn began(&self, branch: Branch) -> Option<Date> {
-        self.release(&branch.mainline())?.date
     }
 
     fn note(&mut self, note: String) {

@@ -9,10 +9,14 @@ pub mod feed;
 mod gather;
 mod maintainers;
 mod subsystem;
+mod relation;
+mod standing;
 mod version;
 
 pub use catalogue::{BranchEntry, BranchState, Catalogue, End, EndBasis, Release, Source};
 pub use distribution::{Distribution, Fixes, KernelVersion, debian_order};
 pub use maintainers::{Maintainers, Section};
 pub use subsystem::{Subsystem, SubsystemError};
+pub use relation::Relation;
+pub use standing::{NextLongterm, Standing, Step, Warning};
 pub use version::{Branch, Version, VersionError};
