@@ -4,16 +4,23 @@
 //! keeps state is `cli`.
 
 mod catalogue;
+pub mod change;
+mod delta;
 mod distribution;
 pub mod feed;
 mod gather;
 mod maintainers;
+pub mod plot;
 mod subsystem;
 mod relation;
 mod standing;
 mod version;
+pub mod waiting;
 
 pub use catalogue::{BranchEntry, BranchState, Catalogue, End, EndBasis, Release, Source};
+pub use delta::{
+    CommitDelta, ReleaseDelta, SectionDelta, SourceDelta, SubsystemDelta, ranges, releases_between,
+};
 pub use distribution::{Distribution, Fixes, KernelVersion, debian_order};
 pub use maintainers::{Maintainers, Section};
 pub use subsystem::{Subsystem, SubsystemError};
