@@ -7,12 +7,15 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::compress;
 use crate::error::KernelError;
 use crate::extract::{Dependency, MAX_NAME, PackageInfo, Tree, decompress};
 
 /// A package has three members.
 const MAX_MEMBERS: usize = 16;
 const MAX_CONTROL: u64 = 1 << 20;
+/// The changelog of Debian's kernels takes 4 MiB.
+const MAX_CHANGELOG: u64 = 256 << 20;
 
 /// Opens the member of a package whose name begins with `prefix`.
 fn member(path: &Path, prefix: &str) -> Result<Box<dyn Read>, KernelError> {
@@ -155,6 +158,38 @@ pub(crate) fn unpack(path: &Path, tree: &mut Tree<'_>) -> Result<(), KernelError
         }
     }
     Ok(())
+}
+
+/// Reads the package's changelog, unpacked; `false` when it has none.
+pub(crate) fn changelog(path: &Path, each: &mut dyn FnMut(&[u8])) -> Result<bool, KernelError> {
+    let mut archive = tar::Archive::new(member(path, "data.tar")?);
+    let packed = |e| KernelError::packed(path, "its data.tar", &e);
+    for entry in archive.entries().map_err(packed)?.raw(true) {
+        let entry = entry.map_err(packed)?;
+        if !entry.header().entry_type().is_file() || !is_changelog(&entry.path_bytes()) {
+            continue;
+        }
+        let broken = |e| KernelError::packed(path, "its changelog", &e);
+        let (text, _) = compress::unpacked(entry).map_err(broken)?;
+        let mut text = text.take(MAX_CHANGELOG);
+        let mut chunk = vec![0; 1 << 16];
+        loop {
+            match text.read(&mut chunk).map_err(broken)? {
+                0 => return Ok(true),
+                read => each(&chunk[..read]),
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// `usr/share/doc/PACKAGE/changelog.gz`, or `changelog.Debian.gz`.
+fn is_changelog(path: &[u8]) -> bool {
+    let path = path.strip_prefix(b"./").unwrap_or(path);
+    let inside = path.strip_prefix(b"usr/share/doc/").unwrap_or_default();
+    let mut parts = inside.split(|byte| *byte == b'/').skip(1);
+    let file = parts.next().unwrap_or_default();
+    parts.next().is_none() && matches!(file, b"changelog.gz" | b"changelog.Debian.gz")
 }
 
 #[cfg(test)]

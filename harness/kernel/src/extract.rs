@@ -56,6 +56,15 @@ pub(crate) fn info(path: &Path) -> Result<PackageInfo, KernelError> {
     }
 }
 
+/// Reads the changelog that the package at `path` carries, unpacked, chunk by chunk; `false` when it
+/// carries none.
+pub(crate) fn changelog(path: &Path, each: &mut dyn FnMut(&[u8])) -> Result<bool, KernelError> {
+    if is_rpm(path) {
+        return Ok(false);
+    }
+    deb::changelog(path, each)
+}
+
 fn is_rpm(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "rpm")
 }

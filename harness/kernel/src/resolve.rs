@@ -40,11 +40,49 @@ impl Resolver<'_> {
         }
     }
 
+    /// Reads the changelog that a package of `reference` carries, unpacked, chunk by chunk, and says
+    /// whether there is one. Only Debian packages have it as a file.
+    ///
+    /// # Errors
+    /// When a package can't be had or read.
+    pub fn changelog(
+        &self,
+        reference: &Reference,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, KernelError> {
+        let Reference::Packages(packages) = reference else { return Ok(false) };
+        for (path, _) in self.files(packages)?.0 {
+            if extract::changelog(&path, each)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn packages(
         &self,
         references: &[PackageReference],
         mut origin: Origin,
     ) -> Result<Kernel, KernelError> {
+        let (files, infos) = self.files(references)?;
+        for ((_, sha256), info) in files.iter().zip(&infos) {
+            let (name, version) = (info.name.clone(), info.version.clone());
+            origin.packages.push(Package { name, version, sha256: sha256.clone() });
+        }
+        let root = extract::unpacked(&self.cache_dir, &files)?;
+        from_packages(&root, &files[0].0, &infos, origin)
+    }
+
+    /// The files of packages and of those that belong to them, each with its digest, and what each says
+    /// of itself.
+    #[expect(
+        clippy::type_complexity,
+        reason = "two lists, of which each caller takes what it needs"
+    )]
+    fn files(
+        &self,
+        references: &[PackageReference],
+    ) -> Result<(Vec<(PathBuf, String)>, Vec<PackageInfo>), KernelError> {
         let mut queue: VecDeque<_> = references.iter().cloned().collect();
         let mut files = Vec::new();
         let mut infos: Vec<PackageInfo> = Vec::new();
@@ -69,13 +107,10 @@ impl Resolver<'_> {
                     }
                 }
             }
-            let (name, version) = (info.name.clone(), info.version.clone());
-            origin.packages.push(Package { name, version, sha256: digest.clone() });
             infos.push(info);
             files.push((path, digest));
         }
-        let root = extract::unpacked(&self.cache_dir, &files)?;
-        from_packages(&root, &files[0].0, &infos, origin)
+        Ok((files, infos))
     }
 }
 

@@ -101,17 +101,13 @@ impl Growth {
             2.0 => "twice the delay".to_owned(),
             other => format!("{other:.2} times the delay"),
         };
-        let (half, all) = (&self.half, &self.all);
-        format!(
-            "{} releases later ({}) {} {what}, {} releases later ({}) {}: {times}, {:.2} times the delta",
-            half.releases,
-            half.version,
-            grouped(half.total),
-            all.releases,
-            all.version,
-            grouped(all.total),
-            self.delta
-        )
+        let after = |point: &Point| {
+            let plural = if point.releases == 1 { "" } else { "s" };
+            let (version, total) = (point.version, grouped(point.total));
+            format!("{} release{plural} on ({version}) {total} {what}", point.releases)
+        };
+        let (half, all) = (after(&self.half), after(&self.all));
+        format!("{half}, {all}: {times}, {:.2} times the delta", self.delta)
     }
 }
 

@@ -1,4 +1,5 @@
 //! Real data to test against, which is no part of the repository.
+#![allow(dead_code, clippy::allow_attributes, reason = "not every test uses all of it")]
 
 use std::fs;
 use std::io::Read;
@@ -18,4 +19,10 @@ pub(crate) fn fixture(name: &str) -> Option<String> {
     let mut text = String::new();
     flate2::read::GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).unwrap();
     Some(text)
+}
+
+/// The figures that the data comes with.
+pub(crate) fn expected() -> serde_json::Value {
+    fixture("expected.json")
+        .map_or_else(Default::default, |text| serde_json::from_str(&text).unwrap())
 }
