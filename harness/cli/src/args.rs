@@ -218,6 +218,12 @@ pub(crate) struct Outputs {
     /// Markdown, for a job summary.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) markdown: Option<PathBuf>,
+    /// One HTML page with the evidence; in the run directory, with links into it.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) html: Option<PathBuf>,
+    /// The reasons as annotations: workflow commands of GitHub Actions, within its limits.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) annotations: Option<PathBuf>,
 }
 
 /// `kgate run`.

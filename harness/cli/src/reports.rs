@@ -8,8 +8,12 @@ use std::process::ExitCode;
 
 use indicatif::ProgressDrawTarget;
 use kgate_compare::{Assessment, Inputs, Verdict};
+use kgate_klog::delta::LogDelta;
 use kgate_model::journal::{Entry, RunRecord};
-use kgate_report::{Lines, Observer, Progress, Report, Results, Style, junit, markdown, summary};
+use kgate_report::{
+    Files, Lines, Observer, Progress, Report, Results, Style, annotations, html, junit, markdown,
+    summary,
+};
 use kgate_runner::RunDir;
 use kgate_scenario::{Policy, Selected, Waivers};
 
@@ -86,25 +90,55 @@ pub(crate) fn decide(
     outputs: &Outputs,
 ) -> Result<Verdict, CommandError> {
     check(outputs)?;
-    let record = dir.record()?;
-    let planned = dir.inputs();
-    let (mut policy, mut waivers) = (planned.policy.clone(), planned.waivers.clone());
-    if let Some(replace) = replace {
-        let (new_policy, new_waivers) = rules(replace, &policy, &planned.selected)?;
-        policy = new_policy;
-        if replace.waivers.is_some() {
-            waivers = new_waivers;
-        }
-    }
-    let assessment = assess(context, &record, &policy, &planned.selected, &waivers);
-    let log = logs::of_run(dir, &record);
-    let directory = dir.path().display().to_string();
-    let report =
-        Report { record: &record, assessment: &assessment, log: Some(&log), directory: &directory };
+    let decided = Decided::new(context, dir, replace)?;
+    let report = decided.report();
     let text = summary(&report, columns(&io::stdout()), style(context.colour));
     anstream::println!("{text}");
     write_all(&report, dir, outputs)?;
-    Ok(assessment.verdict)
+    Ok(decided.assessment.verdict)
+}
+
+/// Writes the page again, with links to what has been made since.
+pub(crate) fn link_explanation(
+    context: &Context,
+    dir: &RunDir,
+    outputs: &Outputs,
+) -> Result<(), CommandError> {
+    match &outputs.html {
+        Some(path) => write_page(&Decided::new(context, dir, None)?.report(), dir, path),
+        None => Ok(()),
+    }
+}
+
+/// A run directory and what it comes to.
+struct Decided {
+    record: RunRecord,
+    assessment: Assessment,
+    log: LogDelta,
+    directory: String,
+}
+
+impl Decided {
+    fn new(context: &Context, dir: &RunDir, replace: Option<&Rules>) -> Result<Self, CommandError> {
+        let record = dir.record()?;
+        let planned = dir.inputs();
+        let (mut policy, mut waivers) = (planned.policy.clone(), planned.waivers.clone());
+        if let Some(replace) = replace {
+            let (new_policy, new_waivers) = rules(replace, &policy, &planned.selected)?;
+            policy = new_policy;
+            if replace.waivers.is_some() {
+                waivers = new_waivers;
+            }
+        }
+        let assessment = assess(context, &record, &policy, &planned.selected, &waivers);
+        let log = logs::of_run(dir, &record);
+        Ok(Self { record, assessment, log, directory: dir.path().display().to_string() })
+    }
+
+    fn report(&self) -> Report<'_> {
+        let Self { record, assessment, log, directory } = self;
+        Report { record, assessment, log: Some(log), directory }
+    }
 }
 
 /// What a record comes to by these rules, on the day of the context.
@@ -127,8 +161,8 @@ pub(crate) fn assess(
 
 /// Checks before the work that reports can be where they are asked for, and makes the directories.
 pub(crate) fn check(outputs: &Outputs) -> Result<(), CommandError> {
-    let Outputs { junit, json, markdown } = outputs;
-    for path in [junit, json, markdown].into_iter().flatten() {
+    let Outputs { junit, json, markdown, html, annotations } = outputs;
+    for path in [junit, json, markdown, html, annotations].into_iter().flatten() {
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             fs::create_dir_all(parent).map_err(at(parent))?;
         }
@@ -140,7 +174,8 @@ pub(crate) fn check(outputs: &Outputs) -> Result<(), CommandError> {
 }
 
 fn write_all(report: &Report<'_>, dir: &RunDir, outputs: &Outputs) -> Result<(), CommandError> {
-    let Outputs { junit: junit_to, json, markdown: markdown_to } = outputs;
+    let Outputs { junit: junit_to, json, markdown: markdown_to, html, annotations: annotations_to } =
+        outputs;
     if let Some(path) = junit_to {
         let mut tail = |name: &str, bytes: usize| tail(dir.path(), name, bytes);
         write(path, |out| junit(report, &mut tail, out))?;
@@ -154,7 +189,32 @@ fn write_all(report: &Report<'_>, dir: &RunDir, outputs: &Outputs) -> Result<(),
     if let Some(path) = markdown_to {
         write(path, |out| out.write_all(markdown(report).as_bytes()))?;
     }
+    if let Some(path) = html {
+        write_page(report, dir, path)?;
+    }
+    if let Some(path) = annotations_to {
+        write(path, |out| out.write_all(annotations(report).as_bytes()))?;
+    }
     Ok(())
+}
+
+/// Writes the HTML page. In the run directory, it has links to files there.
+fn write_page(report: &Report<'_>, dir: &RunDir, path: &Path) -> Result<(), CommandError> {
+    let up = way_up(path, dir.path());
+    let link = |name: &str| {
+        let up = up.as_ref()?;
+        logs::within(dir.path(), name)?.is_file().then(|| format!("{up}{name}"))
+    };
+    let mut tail = |name: &str, bytes: usize| tail(dir.path(), name, bytes);
+    let page = html(report, Files { tail: &mut tail, link: &link });
+    write(path, |out| out.write_all(page.as_bytes()))
+}
+
+/// `../` for each directory between a file and a directory that it lies in; `None` where it doesn't.
+fn way_up(file: &Path, dir: &Path) -> Option<String> {
+    let parent = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (parent, dir) = (parent.canonicalize().ok()?, dir.canonicalize().ok()?);
+    Some("../".repeat(parent.strip_prefix(dir).ok()?.components().count()))
 }
 
 /// Writes a report: beside the file first, so that a dashboard never reads half of one.

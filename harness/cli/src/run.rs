@@ -208,6 +208,8 @@ impl Run {
                             Err(CommandError::interrupted("interrupted; nothing is running"))
                         }
                     };
+                    let explained = explained
+                        .and_then(|()| reports::link_explanation(context, &dir, &args.outputs));
                     // The verdict stands without it.
                     if let Err(error) = explained {
                         anstream::eprintln!("kgate: not explained: {error}");

@@ -11,9 +11,9 @@ pub mod feed;
 mod gather;
 mod maintainers;
 pub mod plot;
-mod subsystem;
 mod relation;
 mod standing;
+mod subsystem;
 mod version;
 pub mod waiting;
 
@@ -23,7 +23,7 @@ pub use delta::{
 };
 pub use distribution::{Distribution, Fixes, KernelVersion, debian_order};
 pub use maintainers::{Maintainers, Section};
-pub use subsystem::{Subsystem, SubsystemError};
 pub use relation::Relation;
 pub use standing::{NextLongterm, Standing, Step, Warning};
+pub use subsystem::{Subsystem, SubsystemError};
 pub use version::{Branch, Version, VersionError};

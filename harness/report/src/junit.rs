@@ -19,22 +19,16 @@ use std::io;
 
 use junit_report::{Duration, OffsetDateTime, Report as Xml, TestCase, TestResult, TestSuite};
 use kgate_compare::{Case, Class, Comparison, Decision, Effect, Place, Subject, Verdict};
-use kgate_model::journal::{BootRecord, TrialRecord};
 use kgate_model::outcome::Role;
 use kgate_model::plan::Kind;
 
 use crate::Report;
-use crate::text::{bounded, clean, clean_block};
+use crate::evidence::{TAIL, Tails, evidence};
+use crate::text::{bounded, clean};
 use crate::{log, view};
 
-/// Bytes taken from the end of one console or log.
-const TAIL: usize = 8 << 10;
-/// Bytes of console and log in the whole report.
-const TAILS: usize = 2 << 20;
 /// Bytes of a message.
 const MESSAGE: usize = 2000;
-/// Bytes of a finding's excerpt.
-const EXCERPT: usize = 4 << 10;
 /// Last second that a timestamp of four-digit years can tell.
 const LAST_SECOND: u64 = 253_402_300_799;
 
@@ -47,7 +41,7 @@ pub fn junit(
     tail: &mut dyn FnMut(&str, usize) -> Option<Vec<u8>>,
     sink: impl io::Write,
 ) -> io::Result<()> {
-    let mut tails = Tails { read: tail, left: TAILS };
+    let mut tails = Tails::new(tail);
     let mut xml = Xml::new();
     xml.add_testsuite(suite(report, "run", vec![run_case(report)]));
     let boots = report.assessment.boots.iter().map(|c| case(report, c, "boot", &mut tails));
@@ -73,27 +67,6 @@ pub fn junit(
         junit_report::Error::Io(error) => error,
         error => io::Error::other(error),
     })
-}
-
-struct Tails<'a> {
-    read: &'a mut dyn FnMut(&str, usize) -> Option<Vec<u8>>,
-    left: usize,
-}
-
-impl Tails<'_> {
-    /// The end of a file under a heading, as long as the whole report is not too long.
-    fn add(&mut self, heading: &str, path: Option<&str>, out: &mut String) {
-        let Some(path) = path else { return };
-        let bound = TAIL.min(self.left);
-        if bound == 0 {
-            return;
-        }
-        if let Some(bytes) = (self.read)(path, bound) {
-            let bytes = &bytes[bytes.len().saturating_sub(bound)..];
-            self.left -= bytes.len();
-            *out += &format!("\n--- {heading}: {} ---\n{}\n", clean(path), clean_block(bytes));
-        }
-    }
 }
 
 fn suite(report: &Report<'_>, name: &str, testcases: Vec<TestCase>) -> TestSuite {
@@ -216,7 +189,7 @@ fn case(report: &Report<'_>, case: &Case, class: &str, tails: &mut Tails<'_>) ->
         out += &format!("waived by {}\n", clean(waiver));
     }
     if case.effect != Effect::None && case.class != Class::Missing {
-        evidence(report, case, tails, &mut out);
+        out += &evidence(report, case, tails);
     }
     test(class, &name, result, time(report, case), &out)
 }
@@ -234,38 +207,6 @@ fn time(report: &Report<'_>, case: &Case) -> u64 {
             .flat_map(|b| &b.ready_ms)
             .fold(0, |sum, ms| sum.saturating_add(*ms)),
     }
-}
-
-/// Findings, console and log of the trial or boot that shows the cause best.
-fn evidence(report: &Report<'_>, case: &Case, tails: &mut Tails<'_>, out: &mut String) {
-    let record = report.record;
-    let boot: Option<&BootRecord> =
-        record.boots.iter().find(|b| Some(&b.planned.id) == case.boot.as_ref());
-    let trial: Option<&TrialRecord> =
-        record.trials.iter().find(|t| Some(&t.planned.id) == case.trial.as_ref());
-    if let Some(boot) = &case.boot {
-        *out += &format!("seen in boot {}\n", clean(boot));
-    }
-    if let Some(scenario) = case.subject.scenario() {
-        *out += &format!("{}\n", view::reproduce(report, scenario));
-    }
-    let findings =
-        trial.map_or_else(|| boot.map_or(&[][..], |b| &b.findings), |trial| &trial.findings);
-    for finding in findings.iter().take(3) {
-        let excerpt = clean_block(bounded(&finding.excerpt, EXCERPT).as_bytes());
-        *out += &format!("\n--- {} ---\n{excerpt}\n", clean(&finding.title));
-    }
-    // A boot may have had several machines: what is shown is that of the one the trial ran on.
-    let (console, diagnosis) = match trial.filter(|trial| trial.attempt.is_some()) {
-        Some(trial) => (trial.console.as_ref(), trial.diagnosis.as_ref()),
-        None => (
-            boot.and_then(|boot| boot.consoles.last()),
-            boot.and_then(|boot| boot.diagnoses.last()),
-        ),
-    };
-    tails.add("log", trial.and_then(|t| t.log.as_deref()), out);
-    tails.add("diagnosis", diagnosis.map(String::as_str), out);
-    tails.add("console", console.map(String::as_str), out);
 }
 
 fn kernel_log(report: &Report<'_>) -> TestCase {

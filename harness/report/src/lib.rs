@@ -1,4 +1,5 @@
-//! JUnit, JSON, Markdown and terminal reports of a run and of kernel logs, and a run's live progress.
+//! JUnit, HTML, JSON, Markdown and terminal reports of a run and of kernel logs, annotations of CI jobs,
+//! and a run's live progress.
 //!
 //! Rendering only: what is shown comes in as a [`Report`] or as journal entries, and goes out as
 //! text. Text of a guest is never passed on as it is: control characters and text-direction marks
@@ -8,6 +9,9 @@ use kgate_compare::Assessment;
 use kgate_klog::delta::LogDelta;
 use kgate_model::journal::RunRecord;
 
+mod annotations;
+mod evidence;
+mod html;
 mod junit;
 mod live;
 mod log;
@@ -18,6 +22,8 @@ mod terminal;
 mod text;
 mod view;
 
+pub use annotations::annotations;
+pub use html::{Files, HTML_BOUND, html};
 pub use junit::junit;
 pub use live::{Lines, Observer, Progress};
 pub use log::{

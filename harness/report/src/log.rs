@@ -13,10 +13,10 @@ use crate::text::{bounded, clean, pad, width, wrap};
 /// Columns before the text of a row.
 const INDENT: usize = 14;
 /// Frames shown of the failure's stack, and of any other.
-const FRAMES: usize = 32;
-const OTHER_FRAMES: usize = 8;
+pub(crate) const FRAMES: usize = 32;
+pub(crate) const OTHER_FRAMES: usize = 8;
 /// Other stacks shown.
-const STACKS: usize = 6;
+pub(crate) const STACKS: usize = 6;
 /// Lines of a report without a stack, which say all there is to say.
 const LINES: usize = 4;
 /// Lines of a log delta shown to a person, of new ones and of those that are gone.
@@ -27,7 +27,7 @@ const FRAME: usize = 300;
 /// Frames in the text of an annotation.
 const ANNOTATED: usize = 10;
 /// Bytes of a title or of another text of the guest's in one line.
-const SENTENCE: usize = 600;
+pub(crate) const SENTENCE: usize = 600;
 
 /// Where a finding was read.
 #[derive(Clone, Copy, Debug)]
@@ -310,7 +310,7 @@ pub(crate) const fn severity_color(severity: Severity) -> AnsiColor {
     }
 }
 
-fn kind(finding: &Finding) -> String {
+pub(crate) fn kind(finding: &Finding) -> String {
     let mut text = finding.kind.to_string();
     if let Some(access) = &finding.access {
         let operation = access.operation.map_or("access", |operation| match operation {
@@ -334,7 +334,7 @@ fn kind(finding: &Finding) -> String {
 }
 
 /// The function and its place in the source.
-fn location(finding: &Finding) -> String {
+pub(crate) fn location(finding: &Finding) -> String {
     let function = finding.function.as_deref().map(|name| bounded(&clean(name), SENTENCE));
     let source = source(finding).map(|(file, line)| format!("{}:{line}", clean(&file)));
     match (function, source) {
@@ -368,7 +368,7 @@ fn printed(finding: &Finding, lines: usize) -> Vec<String> {
     lines.map(|line| bounded(&line, SENTENCE)).collect()
 }
 
-fn who(finding: &Finding) -> String {
+pub(crate) fn who(finding: &Finding) -> String {
     let mut parts = Vec::new();
     match (finding.pid, &finding.command) {
         (Some(pid), Some(command)) => parts.push(format!("PID {pid} ({})", clean(command))),
@@ -385,7 +385,7 @@ fn who(finding: &Finding) -> String {
     parts.join(", ")
 }
 
-fn kernel(finding: &Finding) -> String {
+pub(crate) fn kernel(finding: &Finding) -> String {
     let release = finding.release.as_deref().map(clean);
     let taint = finding.taint.as_deref().map(|letters| match letters {
         "" => "not tainted".to_owned(),
@@ -425,7 +425,7 @@ pub(crate) fn frame(frame: &Frame) -> String {
 }
 
 /// A workflow command, escaped by GitHub's rules.
-fn command(level: &str, title: &str, place: Option<(&str, u64)>, text: &str) -> String {
+pub(crate) fn command(level: &str, title: &str, place: Option<(&str, u64)>, text: &str) -> String {
     let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     let title = bounded(&clean(title), SENTENCE);

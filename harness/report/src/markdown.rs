@@ -112,12 +112,7 @@ fn escape(text: &str) -> String {
 
 fn overview(report: &Report<'_>, page: &mut Page) {
     let function = view::function_counts(report);
-    let ready = match (report.assessment.ready.baseline, report.assessment.ready.candidate) {
-        (Some(base), Some(new)) => {
-            format!("{:.1} s → {:.1} s", base / 1000.0, new / 1000.0)
-        }
-        _ => "not measured".to_owned(),
-    };
+    let ready = view::ready(report).unwrap_or_else(|| "not measured".to_owned());
     let plan = &report.record.plan;
     for (name, text) in [
         ("", ""),
@@ -152,18 +147,12 @@ fn cases(report: &Report<'_>, page: &mut Page) {
     page.line("| what | class | counts | cause |");
     page.line("| --- | --- | --- | --- |");
     for case in notable {
-        let cause = match (&case.waiver, &case.cause, &case.skip_reason) {
-            (Some(waiver), ..) => format!("waived by {waiver}"),
-            (None, Some(fault), _) => fault.to_string(),
-            (None, None, Some(reason)) => reason.clone(),
-            (None, None, None) => String::new(),
-        };
-        let class = if case.intermittent { "intermittent regression" } else { case.class.as_str() };
         page.line(&format!(
-            "| {} | {class} | {} | {} |",
+            "| {} | {} | {} | {} |",
             escape(&case.subject.to_string()),
+            view::class(case),
             escape(&case.statement),
-            escape(&cause)
+            escape(&view::cause(case))
         ));
     }
     page.line("");
@@ -265,26 +254,16 @@ fn numbers(title: &str, comparisons: &[&Comparison], page: &mut Page) {
     );
     page.line("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for c in notable {
-        let side = |side: &Option<kgate_compare::Side>| {
-            side.as_ref().map_or("–".to_owned(), |s| view::value(s.value, &c.unit))
-        };
-        let mut decision = c.decision.as_str().to_owned();
-        if let Some(waiver) = &c.waiver {
-            decision += &format!(", waived by {waiver}");
-        }
-        if !c.doubt.is_empty() {
-            decision += &format!(": {}", c.doubt);
-        }
         page.line(&format!(
             "| {} | {} | {} | {} | {} | {} | {} | {} |",
             escape(&c.place.to_string()),
             escape(&c.label()),
-            escape(&side(&c.baseline)),
-            escape(&side(&c.candidate)),
+            escape(&view::side(c.baseline.as_ref(), &c.unit)),
+            escape(&view::side(c.candidate.as_ref(), &c.unit)),
             view::change(c),
             view::resolution(c),
             view::sureness(c),
-            escape(&decision),
+            escape(&view::decision(c)),
         ));
     }
     page.line("");

@@ -159,9 +159,8 @@ fn counts(report: &Report<'_>, page: &mut Page) {
         let moment = moves.place.to_string();
         page.row("slab", &format!("{}: {}", clean(&moment), view::caches(moves, 4)));
     }
-    if let (Some(base), Some(new)) = (assessment.ready.baseline, assessment.ready.candidate) {
-        let seconds = |ms: f64| format!("{:.1} s", ms / 1000.0);
-        page.row("boot", &format!("{} → {}", seconds(base), seconds(new)));
+    if let Some(ready) = view::ready(report) {
+        page.row("boot", &ready);
     }
 }
 
@@ -297,19 +296,7 @@ fn asides(report: &Report<'_>, page: &mut Page) {
 fn verdict(report: &Report<'_>, page: &mut Page) {
     let assessment = report.assessment;
     let word = assessment.verdict.as_str().to_uppercase();
-    let why = match assessment.reasons.first() {
-        Some(reason) => bounded(&clean(&reason.text), SENTENCE),
-        None => {
-            let boots =
-                |role| report.record.boots.iter().filter(|b| b.planned.role == role).count();
-            format!(
-                "no regression in {} scenarios, over {} boots of the baseline and {} of the candidate",
-                assessment.scenarios().count(),
-                boots(Role::Baseline),
-                boots(Role::Candidate),
-            )
-        }
-    };
+    let why = bounded(&clean(&view::conclusion(report)), SENTENCE);
     let painted = page.style.paint(color(assessment.verdict), &word);
     let indent = width(&word) + 3;
     for (i, line) in wrap(&why, page.columns.saturating_sub(indent)).iter().enumerate() {

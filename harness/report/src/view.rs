@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kgate_compare::stats::Method;
-use kgate_compare::{Case, Class, Comparison, Decision, Effect, Evidence, Place, Statistic};
+use kgate_compare::{Case, Class, Comparison, Decision, Effect, Evidence, Place, Side, Statistic};
 use kgate_model::outcome::Role;
 use kgate_model::plan::MachineShape;
 
@@ -37,6 +37,59 @@ fn standing(case: &Case) -> (usize, &'static str) {
         Class::Errored => (9, "errored"),
         Class::Missing => (10, "not run"),
     }
+}
+
+/// What class a case is of, in words.
+pub(crate) fn class(case: &Case) -> &'static str {
+    if case.intermittent { "intermittent regression" } else { case.class.as_str() }
+}
+
+/// Why a case is what it is; may hold text of the guest's.
+pub(crate) fn cause(case: &Case) -> String {
+    match (&case.waiver, &case.cause, &case.skip_reason) {
+        (Some(waiver), ..) => format!("waived by {waiver}"),
+        (None, Some(fault), _) => fault.to_string(),
+        (None, None, Some(reason)) => reason.clone(),
+        (None, None, None) => String::new(),
+    }
+}
+
+/// Why the verdict is what it is, in one sentence; may hold text of the guest's.
+pub(crate) fn conclusion(report: &Report<'_>) -> String {
+    if let Some(reason) = report.assessment.reasons.first() {
+        return reason.text.clone();
+    }
+    let boots = |role| report.record.boots.iter().filter(|b| b.planned.role == role).count();
+    format!(
+        "no regression in {} scenarios, over {} boots of the baseline and {} of the candidate",
+        report.assessment.scenarios().count(),
+        boots(Role::Baseline),
+        boots(Role::Candidate),
+    )
+}
+
+/// How long both kernels took to boot: `1.5 s → 1.6 s`.
+pub(crate) fn ready(report: &Report<'_>) -> Option<String> {
+    let times = &report.assessment.ready;
+    let seconds = |ms: f64| format!("{:.1} s", ms / 1000.0);
+    Some(format!("{} → {}", seconds(times.baseline?), seconds(times.candidate?)))
+}
+
+/// The number of one kernel.
+pub(crate) fn side(side: Option<&Side>, unit: &str) -> String {
+    side.map_or("–".to_owned(), |side| value(side.value, unit))
+}
+
+/// What a comparison comes to, with waiver and doubt; may hold text of the guest's.
+pub(crate) fn decision(comparison: &Comparison) -> String {
+    let mut text = comparison.decision.as_str().to_owned();
+    if let Some(waiver) = &comparison.waiver {
+        text += &format!(", waived by {waiver}");
+    }
+    if !comparison.doubt.is_empty() {
+        text += &format!(": {}", comparison.doubt);
+    }
+    text
 }
 
 /// Words for decisions, in the order in which they are counted.

@@ -16,8 +16,8 @@ use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
 use kgate_model::sample::Better;
 use kgate_model::wire::{Identity, KernelState};
 use kgate_report::{
-    Lines, MARKDOWN_BOUND, Observer, Progress, Report, Results, Style, junit, markdown,
-    results_schema, summary,
+    Files, HTML_BOUND, Lines, MARKDOWN_BOUND, Observer, Progress, Report, Results, Style,
+    annotations, html, junit, markdown, results_schema, summary,
 };
 use kgate_scenario::{Glob, Pattern, Policy, Reaction, WaiverScope, Waivers};
 use proptest::prelude::*;
@@ -228,6 +228,133 @@ fn junit_of_everything() {
 fn junit_of_a_promotion_has_no_failure() {
     let text = junit_text(&promoted());
     assert!(!text.contains("<failure") && !text.contains("<error"), "{text}");
+}
+
+/// A page with all files of the run directory beside it.
+fn page(report: &Report<'_>, console: &[u8]) -> String {
+    let files = Files {
+        tail: &mut |_, _| Some(console.to_vec()),
+        link: &|path| (!path.ends_with("1-base.log")).then(|| path.to_owned()),
+    };
+    html(report, files)
+}
+
+/// Parses a page and checks what holds for each: no script, nothing from elsewhere, every link within it
+/// leads somewhere, every table has headers.
+fn checked(page: &str) -> roxmltree::Document<'_> {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = roxmltree::Document::parse_with_options(page, options).expect(page);
+    let elements = || document.descendants().filter(roxmltree::Node::is_element);
+    let ids: Vec<_> = elements().filter_map(|n| n.attribute("id")).collect();
+    let unique: std::collections::BTreeSet<_> = ids.iter().collect();
+    assert_eq!(unique.len(), ids.len(), "{ids:?}");
+    for node in elements() {
+        let known = [
+            "html", "head", "meta", "title", "style", "body", "main", "section", "footer", "h1",
+            "h2", "h3", "p", "div", "a", "strong", "span", "code", "pre", "ol", "ul", "li",
+            "table", "caption", "thead", "tbody", "tr", "th", "td", "details", "summary", "svg",
+            "line", "rect", "circle",
+        ];
+        assert!(known.contains(&node.tag_name().name()), "{node:?}");
+        for attribute in node.attributes() {
+            let name = attribute.name();
+            assert!(!name.starts_with("on") && !["src", "style"].contains(&name), "{node:?}");
+        }
+        if let Some(to) = node.attribute("href") {
+            let leads = to.strip_prefix('#').map_or(to.starts_with("./"), |id| ids.contains(&id));
+            assert!(leads, "{to}");
+        }
+        match node.tag_name().name() {
+            "th" => assert!(node.has_attribute("scope"), "{node:?}"),
+            "svg" => assert!(node.attribute("aria-label").is_some_and(|name| !name.is_empty())),
+            _ => {}
+        }
+    }
+    document
+}
+
+/// What stands on a page, without its head.
+fn body(page: &str) -> &str {
+    page.split_once("</head>").unwrap().1
+}
+
+#[test]
+fn html_of_everything() {
+    let run = everything();
+    let text = page(&report(&run), CONSOLE);
+    let document = checked(&text);
+    let headings = document.descendants().filter(|n| n.has_tag_name("h2"));
+    let headings: Vec<_> = headings.filter_map(|n| n.text()).collect();
+    assert_eq!(
+        headings,
+        [
+            "Why",
+            "Overview",
+            "Function",
+            "Kernel log",
+            "Performance",
+            "Memory",
+            "Waivers",
+            "Notes",
+            "Kernels",
+            "Run",
+            "How to reproduce"
+        ]
+    );
+    insta::assert_snapshot!(body(&text));
+}
+
+#[test]
+fn html_of_a_promotion() {
+    let run = promoted();
+    let text = page(&Report { log: None, ..report(&run) }, CONSOLE);
+    checked(&text);
+    insta::assert_snapshot!(body(&text));
+}
+
+/// Where a browser has no style sheet, no colour and no picture, each decision is still there in words.
+#[test]
+fn html_says_everything_in_words() {
+    let run = everything();
+    let text = page(&report(&run), CONSOLE);
+    let document = checked(&text);
+    let words: String = (document.descendants())
+        .filter(|n| n.is_text() && n.parent().is_none_or(|p| !p.has_tag_name("style")))
+        .filter_map(|n| n.text())
+        .collect();
+    assert!(words.contains("✘ REJECT: the candidate must not replace the baseline"), "{words}");
+    for reason in &run.1.reasons {
+        assert!(words.contains(&format!("{}: {}", reason.effect.as_str(), reason.text)), "{words}");
+    }
+    for comparison in run.1.performance() {
+        assert!(words.contains(comparison.decision.as_str()), "{words}");
+    }
+}
+
+#[test]
+fn annotations_of_everything() {
+    insta::assert_snapshot!(annotations(&report(&everything())));
+    assert_eq!(annotations(&report(&promoted())), "");
+}
+
+/// GitHub shows ten of a sort in a step: the tenth says how many it would have dropped.
+#[test]
+fn annotations_keep_to_the_limits() {
+    let names: Vec<String> = (0..30).map(|i| format!("subsystem/scenario-{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for (failing, errors) in [(10, 10), (11, 10), (30, 10)] {
+        let mut run = Run::new(3, &names);
+        for name in &names[..failing] {
+            let long = format!("100 % wrong,\n::set-env name=x::y\n{}", "z".repeat(9000));
+            run = run.outcome(name, Candidate, 1..=3, &failed(FaultKind::Expectation, &long));
+        }
+        let made = (run.record(), run.assess());
+        let text = annotations(&report(&made));
+        assert_eq!(text.lines().count(), errors, "{text}");
+        assert!(text.lines().all(|line| line.starts_with("::error title=") && line.len() < 5000));
+        let more = text.contains(&format!("::{} more reasons are in the report", failing - 9));
+        assert_eq!(more, failing > 10, "{text}");
+    }
 }
 
 #[test]
@@ -526,6 +653,12 @@ proptest! {
             let cases = document.unwrap().descendants().filter(|n| n.has_tag_name("failure")).count();
             prop_assert_eq!(made.1.verdict, Verdict::Reject);
             prop_assert!(cases >= 2);
+            let page = self::page(&report, &console);
+            no_control(&page);
+            checked(&page);
+            let commands = annotations(&report);
+            no_control(&commands);
+            prop_assert!(commands.lines().all(|line| line.starts_with("::error ") || line.starts_with("::warning ")));
             let json = Results::new(&report).to_json().unwrap();
             // JSON escapes C0 itself; what it leaves is text that a reader has to clean.
             let value: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -552,5 +685,8 @@ fn reports_of_huge_runs_are_bounded() {
     let mut xml = Vec::new();
     junit(&report(&made), &mut |_, most| Some(vec![b'y'; most]), &mut xml).unwrap();
     assert!(xml.len() < 16 << 20, "{}", xml.len());
+    let text = page(&report(&made), &[b'<'; 8 << 10]);
+    assert!(text.len() <= HTML_BOUND, "{}", text.len());
+    checked(&text);
     assert!(summary(&report(&made), 80, Style::Plain).len() < 1 << 20);
 }
