@@ -8,9 +8,8 @@ use kgate_release::change::{
     Bound, Changes, OriginKind, Reader, ReleaseChanges, Segment, read_log, segments,
 };
 use kgate_release::plot::{Line, Plot, PlotPoint};
-use kgate_release::{
-    CommitDelta, Curve, Maintainers, Step, Subsystem, Version, ranges, releases_between,
-};
+use kgate_release::waiting::{Curve, Step};
+use kgate_release::{CommitDelta, Maintainers, Subsystem, Version, ranges, releases_between};
 use proptest::prelude::*;
 
 const CHANGELOG: &str = "\
