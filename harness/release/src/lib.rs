@@ -3,6 +3,8 @@
 //! Pure: texts and records come in, values go out. Whoever fetches feeds, reads repositories and
 //! keeps state is `cli`.
 
+pub mod bisect;
+
 mod catalogue;
 pub mod change;
 mod delta;

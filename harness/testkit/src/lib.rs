@@ -1,5 +1,6 @@
 //! For tests: scripted machines, real kernels, redaction.
 
+pub mod history;
 pub mod host;
 pub mod kernels;
 pub mod local;
