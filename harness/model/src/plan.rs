@@ -34,6 +34,33 @@ impl Kind {
     }
 }
 
+/// How much is tried of a new kernel, by what it is to the one in production.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// A bug-fix release of the same branch: minutes.
+    Bugfix,
+    /// Another branch: everything, in more boots.
+    Major,
+    /// The longterm branch after that of production: as [`Self::Major`], and its verdict is advice, not
+    /// a gate.
+    NextLongterm,
+}
+
+impl Tier {
+    /// All, the shortest first.
+    pub const ALL: [Self; 3] = [Self::Bugfix, Self::Major, Self::NextLongterm];
+
+    /// The word used in files and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bugfix => "bugfix",
+            Self::Major => "major",
+            Self::NextLongterm => "next-longterm",
+        }
+    }
+}
+
 /// How a trial gets its machine.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

@@ -15,7 +15,9 @@ mod maintainers;
 pub mod plot;
 mod relation;
 mod standing;
+pub mod state;
 mod subsystem;
+pub mod tier;
 mod version;
 pub mod waiting;
 

@@ -19,12 +19,13 @@ mod resolve;
 mod scenario;
 mod sink;
 mod texts;
+mod tiers;
 mod waiver;
 mod workload;
 mod yaml;
 
 pub use glob::Glob;
-pub use kgate_model::plan::{Kind, Start};
+pub use kgate_model::plan::{Kind, Start, Tier};
 pub use kgate_model::sample::Better;
 pub use library::{Library, Selected};
 pub use mistake::{Mistake, Mistakes};
@@ -38,5 +39,6 @@ pub use scenario::{
     Action, ConfigRequirement, ExitExpectation, Expect, FileExpectation, Limits, Measure,
     MetricSpec, Probe, Ready, Requires, ResultFormat, Scenario, ScenarioId, Step,
 };
+pub use tiers::{Settles, Shift, TierRule, Tiers};
 pub use waiver::{Waiver, WaiverScope, Waivers};
 pub use workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};

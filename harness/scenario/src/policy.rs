@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::glob::Glob;
 use crate::quantity::{Percent, millis};
 use crate::scenario::ScenarioId;
+use crate::tiers::Tiers;
 use crate::workload::Overrides;
 
 /// How a run decides.
@@ -36,6 +37,9 @@ pub struct Policy {
     pub on_finding: FindingAction,
     /// Deadlines above that of a trial.
     pub timeouts: Timeouts,
+    /// How much is tried of a new release.
+    #[serde(default)]
+    pub tiers: Tiers,
 }
 
 impl Default for Policy {
@@ -54,6 +58,7 @@ impl Default for Policy {
             metrics: Vec::new(),
             on_finding: FindingAction::EndBoot,
             timeouts: Timeouts::default(),
+            tiers: Tiers::default(),
         }
     }
 }

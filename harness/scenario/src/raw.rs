@@ -17,10 +17,11 @@ use crate::quantity::{Percent, Unit};
 use crate::read::{Entries, Field, FromText, Many, Of};
 use crate::scenario::{ConfigRequirement, ResultFormat};
 use crate::texts::{
-    AbsolutePath, CommandName, CpuModel, Errors, Exit, HostPort, ImageName, KernelArgument, Line,
-    ModuleName, OpName, Size, SysctlName, Text, WaiverId,
+    AbsolutePath, BranchName, CommandName, CpuModel, Errors, Exit, HostPort, ImageName,
+    KernelArgument, Line, ModuleName, OpName, Size, Subsystem, SysctlName, Text, WaiverId,
 };
-use crate::{Better, Kind, Start};
+use crate::tiers::Settles;
+use crate::{Better, Kind, Start, Tier};
 
 /// The keys of a step that say what it does: each step has exactly one.
 pub(crate) const VERBS: [&str; 5] = ["run", "background", "measure", "write", "sysctl"];
@@ -316,6 +317,57 @@ pub(crate) struct Policy {
     pub(crate) on_finding: Field<Of<FindingAction>>,
     /// Deadlines.
     pub(crate) timeouts: Field<Timeouts>,
+    /// How much is tried of a new release, by what it is to production's.
+    pub(crate) tiers: Field<Tiers>,
+}
+
+/// How much is tried of a new release, by what it is to production's.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields, expecting = "`tiers`")]
+pub(crate) struct Tiers {
+    /// A bug-fix release of production's branch. Default: at most 3 boots, without what is measured by the clock.
+    pub(crate) bugfix: Field<TierRule>,
+    /// Another branch. Default: everything, in twice the boots.
+    pub(crate) major: Field<TierRule>,
+    /// The longterm branch after production's. Default: as major.
+    pub(crate) next_longterm: Field<TierRule>,
+    /// Releases that are tried by another tier than their own; the first that is about one holds.
+    pub(crate) shift: Field<Vec<Field<Shift>>>,
+    /// Days from one evaluation of the next longterm branch to the following. Default: 28.
+    #[schemars(range(min = 1, max = 365))]
+    pub(crate) evaluate_every: Field<u64>,
+    /// Whether a release whose verdict was inconclusive counts as gated, or is gated again. Default: gated.
+    pub(crate) inconclusive: Field<Of<Settles>>,
+    /// How often a release is tried that gets no verdict. Default: 3.
+    #[schemars(range(min = 1, max = 100))]
+    pub(crate) tries: Field<u64>,
+}
+
+/// What a tier tries.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a tier")]
+pub(crate) struct TierRule {
+    /// Boots of each role, instead of the workload's.
+    #[schemars(range(min = 1, max = 1000))]
+    pub(crate) boots: Field<u64>,
+    /// Which of the workload's scenarios: globs over their ids.
+    pub(crate) scenarios: List<Glob>,
+}
+
+/// Which releases are tried by another tier.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "a shift of tiers")]
+#[schemars(extend("required" = ["to"], "anyOf" = [
+    { "required": ["branches"] },
+    { "required": ["subsystems"] },
+]))]
+pub(crate) struct Shift {
+    /// The tier.
+    pub(crate) to: Field<Of<Tier>>,
+    /// Releases of these branches, such as 6.12.
+    pub(crate) branches: List<BranchName>,
+    /// Releases that change one of these subsystems, as `kgate releases delta` names them.
+    pub(crate) subsystems: List<Subsystem>,
 }
 
 /// Changes for the worse from which a metric is reported, and from which it rejects.

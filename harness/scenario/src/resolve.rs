@@ -24,6 +24,7 @@ use crate::texts::{
     AbsolutePath, Errors, Exit, HostPort, KernelArgument, MetricName, Size, SysctlName, Text,
     VariableName, is_slug,
 };
+use crate::tiers::{Shift, TierRule, Tiers};
 use crate::waiver::{Waiver, WaiverScope, Waivers};
 use crate::workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};
 use crate::yaml::Span;
@@ -750,6 +751,50 @@ pub(crate) fn policy(raw: raw::Policy, selected: &[Selected], sink: &Sink<'_>) -
         metrics,
         on_finding: raw.on_finding.plain().unwrap_or(default.on_finding),
         timeouts,
+        tiers: tiers(raw.tiers.get().unwrap_or_default(), selected, sink),
+    }
+}
+
+fn tiers(raw: raw::Tiers, selected: &[Selected], sink: &Sink<'_>) -> Tiers {
+    let default = Tiers::default();
+    let rule = |raw: Field<raw::TierRule>| {
+        let raw = raw.get().unwrap_or_default();
+        let globs = list(raw.scenarios, "scenarios", sink);
+        let ids = || selected.iter().map(|one| one.scenario.id.as_str());
+        for (span, glob) in &globs {
+            if !selected.is_empty() && !ids().any(|id| glob.matches(id)) {
+                let hint = word_hint(glob.as_str(), ids());
+                sink.report(*span, format!("no scenario of this workload matches `{glob}`"), hint);
+            }
+        }
+        TierRule {
+            boots: count(raw.boots, "boots", 1, 1000, sink),
+            scenarios: globs.into_iter().map(|(_, glob)| glob).collect(),
+        }
+    };
+    let shifts = raw.shift.get().unwrap_or_default().into_iter().filter_map(Field::spanned);
+    let shifts = shifts.filter_map(|(span, raw)| {
+        if !raw.branches.is_present() && !raw.subsystems.is_present() {
+            let hint = Some("add branches or subsystems".to_owned());
+            sink.report(span, "a shift that is about no release", hint);
+        }
+        Some(Shift {
+            to: raw.to.required(span, "a shift of tiers", "to", sink)?.0,
+            branches: list(raw.branches, "branches", sink).into_iter().map(|(_, b)| b.0).collect(),
+            subsystems: (list(raw.subsystems, "subsystems", sink).into_iter())
+                .map(|(_, subsystem)| subsystem.0)
+                .collect(),
+        })
+    });
+    Tiers {
+        shifts: shifts.collect(),
+        bugfix: rule(raw.bugfix),
+        major: rule(raw.major),
+        next_longterm: rule(raw.next_longterm),
+        evaluate_every: count(raw.evaluate_every, "evaluate-every", 1, 365, sink)
+            .unwrap_or(default.evaluate_every),
+        inconclusive: raw.inconclusive.plain().unwrap_or(default.inconclusive),
+        tries: count(raw.tries, "tries", 1, 100, sink).unwrap_or(default.tries),
     }
 }
 

@@ -12,7 +12,8 @@ use crate::quantity::{Percent, Unit};
 use crate::read::{FromText, Words};
 use crate::scenario::{ConfigRequirement, ResultFormat};
 use crate::sink::word_hint;
-use crate::{Better, Kind, Start};
+use crate::tiers::Settles;
+use crate::{Better, Kind, Start, Tier};
 
 macro_rules! words {
     ($($type:ty, $name:literal, $phrase:literal, $words:expr;)*) => {
@@ -37,6 +38,9 @@ words! {
         [("ignore", Reaction::Ignore), ("report", Reaction::Report), ("reject", Reaction::Reject)];
     FindingAction, "FindingAction", "an action on a finding",
         [("end-boot", FindingAction::EndBoot), ("mark", FindingAction::Mark)];
+    Tier, "Tier", "a tier", Tier::ALL.map(|tier| (tier.as_str(), tier));
+    Settles, "Settles", "what an inconclusive verdict comes to",
+        [("gated", Settles::Gated), ("again", Settles::Again)];
 }
 
 /// Splits `12.5MiB` into its number and its unit.
@@ -347,6 +351,11 @@ names! {
         |text| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     /// Name of a CPU model.
     CpuModel, "a CPU model", "Skylake-Server", "^[A-Za-z0-9_.,+=-]+$", |text| made_of(text, "-_.,+=");
+    /// A branch of kernel releases.
+    BranchName, "a branch of kernel releases", "6.12", r"^[0-9]+\.[0-9]+$",
+        |text| text.split_once('.').is_some_and(|(x, y)| [x, y].iter().all(|n| n.len() <= 6 && n.parse::<u32>().is_ok()));
+    /// Name of a subsystem.
+    Subsystem, "a subsystem", "fs/xfs", "^[A-Za-z0-9_./:+-]+$", |text| made_of(text, "-_./:+");
     /// Id of a waiver.
     WaiverId, "an id", "tcp-warning-6.12", "^[a-z0-9][a-z0-9._-]*$", is_slug;
 }

@@ -1,0 +1,320 @@
+//! How much is to be tried of a release, and why: from what it is to production's.
+
+use jiff::civil::Date;
+use kgate_model::plan::Tier;
+
+use crate::catalogue::{BranchState, Catalogue, End, EndBasis};
+use crate::version::{Branch, Version};
+
+/// What is known of a candidate beside production. What is `None` is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// What is in production.
+    pub production: Option<Version>,
+    /// What should replace it.
+    pub candidate: Option<Version>,
+    /// What is going on with the candidate's branch.
+    pub state: Option<BranchState>,
+    /// When the candidate's branch ends.
+    pub end: Option<End>,
+    /// When the candidate came out.
+    pub released: Option<Date>,
+    /// The day that ages are reckoned to.
+    pub today: Option<Date>,
+    /// The candidate is of the longterm branch that comes after production's.
+    pub next_longterm: bool,
+    /// Commits between the two, in words: `1,474 commits at least`.
+    pub commits: Option<String>,
+    /// CVEs that are fixed between the two, in words.
+    pub cves: Option<String>,
+    /// Subsystems that change between the two.
+    pub changed: Option<Vec<String>>,
+}
+
+/// Releases that are tried by another tier than their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// The tier.
+    pub to: Tier,
+    /// Of these branches; of any when empty.
+    pub branches: Vec<String>,
+    /// That change one of these subsystems, or what is below it; any release when empty.
+    pub subsystems: Vec<String>,
+}
+
+/// The tier of a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The tier.
+    pub tier: Tier,
+    /// Why, in plain sentences.
+    pub why: String,
+}
+
+/// What a major upgrade needs and kgate doesn't do.
+const ADVICE: &str = "Before such a kernel goes out, decide on two things that are not part of this \
+    plan: trials on lab hosts with the hardware of production, and a comparison of what the kernels \
+    show to programs (configuration, modules, sysctls, files in /proc and /sys).";
+
+impl Facts {
+    /// What a catalogue knows of two releases.
+    #[must_use]
+    pub fn of(catalogue: &Catalogue, production: Version, candidate: Version) -> Self {
+        let branch = catalogue.branch_of(&candidate);
+        Self {
+            production: Some(production),
+            candidate: Some(candidate),
+            state: branch.map(|branch| branch.state),
+            end: branch.and_then(|branch| branch.end),
+            released: catalogue.release(&candidate).and_then(|release| release.date),
+            today: Some(catalogue.today),
+            next_longterm: next_longterm(catalogue, production.branch) == Some(candidate.branch),
+            ..Self::default()
+        }
+    }
+
+    /// The tier for these facts, unless one is `given`.
+    #[must_use]
+    pub fn tier(&self, shifts: &[Shift], given: Option<Tier>) -> Choice {
+        let (own, what) = self.own();
+        let mut why = vec![what];
+        why.extend(self.circumstances());
+        let shifted = shifts.iter().find_map(|shift| Some((shift.to, self.meets(shift)?)));
+        let tier = match (given, shifted) {
+            (Some(given), _) => {
+                why.push(format!("The {} tier was asked for.", given.as_str()));
+                given
+            }
+            (None, Some((to, because))) if to != own => {
+                why.push(format!(
+                    "By itself that is the {} tier; the policy makes it the {} tier {because}.",
+                    own.as_str(),
+                    to.as_str()
+                ));
+                to
+            }
+            (None, _) => {
+                why.push(reason(own).to_owned());
+                own
+            }
+        };
+        if tier != Tier::Bugfix {
+            why.push(ADVICE.to_owned());
+        }
+        Choice { tier, why: why.join(" ") }
+    }
+
+    /// The tier by the two versions, and what they are to each other.
+    fn own(&self) -> (Tier, String) {
+        let (Some(ours), Some(theirs)) = (self.production, self.candidate) else {
+            let unknown = "The upstream versions of the two kernels are not known, so nothing says \
+                how far they are apart.";
+            return (Tier::Major, unknown.to_owned());
+        };
+        let branch = theirs.branch;
+        if ours == theirs {
+            return (
+                Tier::Bugfix,
+                format!("Both are {theirs}, perhaps built or configured otherwise."),
+            );
+        }
+        if ours.branch == branch {
+            let apart = ours.patch.abs_diff(theirs.patch);
+            let releases = if apart == 1 { "release" } else { "releases" };
+            return if theirs > ours {
+                (
+                    Tier::Bugfix,
+                    format!(
+                        "{theirs} is a bug-fix release of {branch}, the branch in production, \
+                         {apart} {releases} after {ours}."
+                    ),
+                )
+            } else {
+                (
+                    Tier::Bugfix,
+                    format!(
+                        "{theirs} is {apart} {releases} older than {ours}, which is in production: \
+                         a way back, which takes fixes away."
+                    ),
+                )
+            };
+        }
+        if self.next_longterm {
+            return (
+                Tier::NextLongterm,
+                format!("{branch}, here {theirs}, is the longterm branch after {}.", ours.branch),
+            );
+        }
+        let direction = if theirs > ours { "newer" } else { "older" };
+        (
+            Tier::Major,
+            format!(
+                "{theirs} is of another branch than {ours}, which is in production, a {direction} \
+                 one: a major release, whatever the first number says."
+            ),
+        )
+    }
+
+    /// State, age and size of the change, as far as they are known.
+    fn circumstances(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if let (Some(candidate), Some(state)) = (self.candidate, self.state)
+            && state != BranchState::Unknown
+        {
+            let branch = candidate.branch;
+            let mut text = match state {
+                BranchState::EndOfLife => format!("{branch} has reached its end of life"),
+                state => format!("{branch} is {}", state.word()),
+            };
+            if let Some(End { date, basis }) = self.end
+                && state != BranchState::EndOfLife
+            {
+                let basis = if basis == EndBasis::Stated { "" } else { "about " };
+                text.push_str(&format!(", with fixes until {basis}{date}"));
+            }
+            all.push(text + ".");
+        }
+        if let (Some(released), Some(today)) = (self.released, self.today) {
+            all.push(format!("It came out {}.", ago(released, today)));
+        }
+        match (&self.commits, &self.cves) {
+            (Some(commits), Some(cves)) => all.push(format!("It brings {commits} and {cves}.")),
+            (Some(some), None) | (None, Some(some)) => all.push(format!("It brings {some}.")),
+            (None, None) => {}
+        }
+        all
+    }
+
+    /// Why a shift is about this release; `None` when it isn't.
+    fn meets(&self, shift: &Shift) -> Option<String> {
+        let mut because = Vec::new();
+        if !shift.branches.is_empty() {
+            let branch = self.candidate?.branch.to_string();
+            shift.branches.contains(&branch).then_some(())?;
+            because.push(format!("for releases of {branch}"));
+        }
+        if !shift.subsystems.is_empty() {
+            match &self.changed {
+                // To try too much costs minutes; to try too little may cost more.
+                None => because.push(format!(
+                    "for what changes {}, since it isn't known here what changes",
+                    shift.subsystems.join(", ")
+                )),
+                Some(changed) => {
+                    let of = |name: &&String| {
+                        let below = |one: &String| {
+                            one.strip_prefix(*name).is_some_and(|rest| rest.starts_with('/'))
+                        };
+                        changed.iter().any(|one| one == *name || below(one))
+                    };
+                    let name = shift.subsystems.iter().find(of)?;
+                    because.push(format!("because it changes {name}"));
+                }
+            }
+        }
+        Some(because.join(" and "))
+    }
+}
+
+const fn reason(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Bugfix => {
+            "Such releases bring fixes only and rarely break anything, so a short look is enough: the \
+             bugfix tier."
+        }
+        Tier::Major => {
+            "Much changes at once, so everything is tried, in more boots: the major tier."
+        }
+        Tier::NextLongterm => {
+            "It is time to look at it, so everything is tried, in more boots: the next-longterm tier. \
+             Its verdict is advice for the move to that branch, and gates nothing in production."
+        }
+    }
+}
+
+/// How long ago a day was, in words.
+#[must_use]
+pub fn ago(day: Date, today: Date) -> String {
+    match (today - day).get_days() {
+        ..=-1 => format!("on {day}, which is still to come"),
+        0 => "today".to_owned(),
+        1 => "yesterday".to_owned(),
+        days => format!("{days} days ago"),
+    }
+}
+
+/// The first longterm branch after `branch` that has bug-fix releases.
+#[must_use]
+pub fn next_longterm(catalogue: &Catalogue, branch: Branch) -> Option<Branch> {
+    let later = catalogue.branches.range(branch..).filter(|(later, _)| **later != branch);
+    let mut longterm = later.filter(|(_, entry)| entry.state == BranchState::Longterm);
+    longterm.next().map(|(branch, _)| *branch)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+
+    fn facts(production: &str, candidate: &str) -> Facts {
+        Facts {
+            production: production.parse().ok(),
+            candidate: candidate.parse().ok(),
+            today: Some(date(2026, 8, 22)),
+            ..Facts::default()
+        }
+    }
+
+    fn why(facts: &Facts, shifts: &[Shift], given: Option<Tier>) -> String {
+        let Choice { tier, why } = facts.tier(shifts, given);
+        format!("{}: {why}", tier.as_str())
+    }
+
+    #[test]
+    fn the_reason_tells_what_is_known() {
+        let known = Facts {
+            state: Some(BranchState::Longterm),
+            end: Some(End { date: date(2027, 12, 31), basis: EndBasis::Stated }),
+            released: Some(date(2026, 8, 19)),
+            commits: Some("1,474 commits".into()),
+            cves: Some("35 fixes of CVEs".into()),
+            ..facts("6.1.170", "6.1.183")
+        };
+        insta::assert_snapshot!(why(&known, &[], None));
+        insta::assert_snapshot!(why(&facts("6.1.183", "6.1.182"), &[], None));
+        insta::assert_snapshot!(why(&facts("6.1.183", "6.1.183"), &[], None));
+        insta::assert_snapshot!(why(&facts("4.19.300", "4.20"), &[], None));
+        insta::assert_snapshot!(why(&facts("6.1.183", "no version"), &[], None));
+        let next = Facts { next_longterm: true, ..facts("6.1.183", "6.6.150") };
+        insta::assert_snapshot!(why(&next, &[], None));
+        insta::assert_snapshot!(why(&next, &[], Some(Tier::Bugfix)));
+    }
+
+    #[test]
+    fn a_policy_shifts_by_branch_and_by_what_changes() {
+        let shift = |branches: &[&str], subsystems: &[&str]| Shift {
+            to: Tier::Major,
+            branches: branches.iter().map(|&b| b.to_owned()).collect(),
+            subsystems: subsystems.iter().map(|&s| s.to_owned()).collect(),
+        };
+        let release = facts("6.1.182", "6.1.183");
+        let changes = |changed: &[&str]| Facts {
+            changed: Some(changed.iter().map(|&c| c.to_owned()).collect()),
+            ..release.clone()
+        };
+        for (facts, shift, tier) in [
+            (&release, shift(&["6.1"], &[]), Tier::Major),
+            (&release, shift(&["6.6"], &[]), Tier::Bugfix),
+            (&release, shift(&[], &["fs/xfs"]), Tier::Major),
+            (&changes(&["fs/xfs"]), shift(&[], &["fs"]), Tier::Major),
+            (&changes(&["fs/xfs"]), shift(&[], &["f"]), Tier::Bugfix),
+            (&changes(&["fs/xfs"]), shift(&["6.6"], &["fs"]), Tier::Bugfix),
+            (&changes(&["net"]), shift(&["6.1"], &["fs"]), Tier::Bugfix),
+        ] {
+            assert_eq!(facts.tier(&[shift.clone()], None).tier, tier, "{shift:?}");
+        }
+        insta::assert_snapshot!(why(&release, &[shift(&["6.1"], &["fs/xfs", "net"])], None));
+        insta::assert_snapshot!(why(&changes(&["net"]), &[shift(&[], &["net"])], None));
+    }
+}
