@@ -1,10 +1,14 @@
 //! `kgate releases`: what releases there are, what they change, and what is to be done about them.
 
 pub(crate) mod feeds;
+mod overview;
+pub(crate) mod subject;
 
 use std::process::ExitCode;
 
-use crate::args::releases::ReleasesArgs;
+use self::overview::Overview;
+use self::subject::subject;
+use crate::args::releases::{ReleasesArgs, ReportFormat};
 use crate::context::Context;
 use crate::error::{CommandError, PROMOTE};
 
@@ -17,9 +21,18 @@ pub(crate) fn releases(context: &Context, args: &ReleasesArgs) -> Result<ExitCod
 }
 
 fn overview(context: &Context, args: &ReleasesArgs) -> Result<ExitCode, CommandError> {
+    let production = args.production.as_deref();
+    let mut production = production.map(|text| subject(context, text)).transpose()?;
     let catalogue = feeds::catalogue(context, &args.feeds)?;
-    let json = serde_json::to_string_pretty(&catalogue)
-        .map_err(|error| CommandError::infrastructure(error.to_string()))?;
-    anstream::println!("{json}");
+    if let Some(production) = &mut production {
+        production.look_up(&catalogue);
+    }
+    let overview = Overview::new(&catalogue, production.as_ref());
+    let text = match args.format {
+        ReportFormat::Text => overview.text(),
+        ReportFormat::Json => serde_json::to_string_pretty(&overview)
+            .map_err(|error| CommandError::infrastructure(error.to_string()))?,
+    };
+    anstream::println!("{text}");
     Ok(ExitCode::from(PROMOTE))
 }
