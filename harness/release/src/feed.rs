@@ -50,6 +50,8 @@ pub struct Feed {
     pub names_all_alive: bool,
     /// What it says, in its order.
     pub statements: Vec<Statement>,
+    /// What in it was left out, and why.
+    pub notes: Vec<String>,
 }
 
 /// What a feed says of one branch or release.
@@ -89,7 +91,7 @@ impl Feed {
     #[must_use]
     pub fn new(name: &str, statements: Vec<Statement>) -> Self {
         let as_of = statements.iter().filter_map(|statement| statement.date).max();
-        Self { name: name.to_owned(), as_of, names_all_alive: false, statements }
+        Self { name: name.to_owned(), as_of, names_all_alive: false, statements, notes: Vec::new() }
     }
 
     /// Reads a text in whichever format it is: kernel.org's `releases.json`, `finger_banner`,

@@ -96,6 +96,9 @@ impl Catalogue {
                 }));
             }
             catalogue.take_in(feed, &dated, &kernels);
+            for note in &feed.notes {
+                catalogue.note(format!("{}: {note}", feed.name));
+            }
             let releases = feed.statements.iter().filter(|one| one.release.is_some()).count();
             catalogue.sources.push(Source { name: feed.name.clone(), as_of, releases });
         }

@@ -13,9 +13,10 @@ use jiff::civil::Date;
 use kgate_kernel::apt;
 use kgate_model::host::{Host, HostCommand};
 use kgate_release::feed::{self, Feed, Statement};
-use kgate_release::{Catalogue, Version};
+use kgate_release::{Catalogue, Distribution, KernelVersion, Version};
 use serde::{Deserialize, Serialize};
 
+use super::subject::subject;
 use crate::args::releases::FeedArgs;
 use crate::context::Context;
 use crate::error::{CommandError, at};
@@ -202,31 +203,52 @@ fn from_git(context: &Context, source: &str, repository: &str) -> Result<Feed, C
     parse(source, output.stdout)
 }
 
+/// Kernels in a directory: packages and directories, each of them whole. What the name of a Debian
+/// package tells is believed; of others the kernel itself is looked at.
 fn from_directory(context: &Context, source: &str, dir: &Path) -> Result<Feed, CommandError> {
     let mut paths: Vec<PathBuf> = fs::read_dir(dir)
-        .and_then(|entries| entries.take(MAX_KERNELS).map(|e| Ok(e?.path())).collect())
+        .and_then(|entries| entries.take(MAX_KERNELS).map(|entry| Ok(entry?.path())).collect())
         .map_err(at(dir))?;
     paths.sort();
     let mut statements = Vec::new();
+    let mut left_out = Vec::new();
     for path in paths {
-        let package = path.extension().is_some_and(|e| e == "deb" || e == "rpm");
-        if !package && !path.is_dir() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let package = [".deb", ".rpm"].iter().any(|end| name.ends_with(end));
+        let image = ["linux-image-", "kernel"].iter().any(|begin| name.starts_with(begin));
+        if if package { !image || name.contains("-dbg_") } else { !path.is_dir() } {
             continue;
         }
         let reference = path.display().to_string();
-        let Ok(kernel) = context.kernel(&reference) else { continue };
-        let Some(version) = kernel.upstream.as_deref().and_then(|u| u.parse::<Version>().ok())
-        else {
-            continue;
-        };
-        statements.push(Statement { kernel: Some(reference), ..Statement::release(version) });
+        let version = named(&name).map_or_else(
+            || {
+                let found = subject(context, &reference).map_err(|error| error.first_line())?;
+                found.version.upstream.ok_or_else(|| {
+                    format!("which release is in {} can't be told", line(&found.version.text))
+                })
+            },
+            Ok,
+        );
+        match version {
+            Ok(version) => statements
+                .push(Statement { kernel: Some(reference), ..Statement::release(version) }),
+            Err(why) => left_out.push(format!("{}: left out: {why}", line(&name))),
+        }
     }
     if statements.is_empty() {
-        return Err(CommandError::usage(format!(
-            "feed {}: no kernel in the directory",
-            line(source)
-        ))
-        .hint("it takes .deb and .rpm files, and directories that are kernels"));
+        let why = left_out.into_iter().next().unwrap_or_else(|| "no kernel is in it".to_owned());
+        return Err(CommandError::usage(format!("feed {}: {why}", line(source))).hint(
+            "a directory of kernels has .deb and .rpm files, and directories that are kernels",
+        ));
     }
-    Ok(Feed::new(source, statements))
+    Ok(Feed { notes: left_out, ..Feed::new(source, statements) })
+}
+
+/// The release in `linux-image-6.1.0-56-amd64_6.1.192-2_amd64.deb`.
+fn named(file: &str) -> Option<Version> {
+    let mut parts = file.strip_suffix(".deb")?.split('_');
+    let _package = parts.next().filter(|name| name.starts_with("linux-image-"))?;
+    // As apt names files: the colon after an epoch is not one.
+    let version: KernelVersion = parts.next()?.replace("%3a", ":").parse().ok()?;
+    version.upstream.filter(|_| version.distribution == Distribution::Debian)
 }

@@ -16,6 +16,8 @@ use crate::text::line;
 const SCHEMA: &str = "kgate-releases/1";
 /// Days for which a branch that ended is still shown to a person.
 const ENDED_LATELY: i32 = 90;
+/// Days for which one of unknown state is shown after its latest release.
+const SILENT: i32 = 180;
 /// Branches that a person is shown.
 const SHOWN: usize = 20;
 /// Days after which what a feed tells is old: a branch has about one release a week.
@@ -43,10 +45,9 @@ impl<'a> Overview<'a> {
         let production = production.map(|Subject { version, kernel }| Production {
             version,
             kernel: kernel.as_ref().map(Kernel::record),
-            standing: version.branch.map(|branch| {
-                let release = version.upstream;
-                Standing::of(catalogue, branch, release)
-            }),
+            standing: version
+                .branch
+                .map(|branch| Standing::of(catalogue, branch, version.counts_as())),
         });
         Self { schema: SCHEMA, production, catalogue }
     }
@@ -66,9 +67,16 @@ impl<'a> Overview<'a> {
     fn branches(&self) -> Vec<String> {
         let today = self.catalogue.today;
         let mine = self.production.as_ref().and_then(|production| production.version.branch);
-        let lately = |entry: &BranchEntry| {
-            entry.state != BranchState::EndOfLife
-                || entry.end.is_some_and(|end| (today - end.date).get_days() <= ENDED_LATELY)
+        let days_since = |date: Date| (today - date).get_days();
+        let lately = |entry: &BranchEntry| match entry.state {
+            BranchState::EndOfLife => {
+                entry.end.is_some_and(|end| days_since(end.date) <= ENDED_LATELY)
+            }
+            BranchState::Unknown => {
+                let date = entry.latest().and_then(|(_, release)| release.date);
+                date.is_none_or(|date| days_since(date) <= SILENT)
+            }
+            _ => true,
         };
         let all = self.catalogue.branches.iter().rev();
         let mut table = vec![["branch", "state", "latest", "out since", "ends"].map(str::to_owned)];
@@ -142,6 +150,7 @@ impl Production<'_> {
         let ends = ends(standing.state, standing.end, catalogue.today);
         let branch = match ends.as_str() {
             "-" => standing.state.word().to_owned(),
+            _ if standing.state == BranchState::EndOfLife => format!("ended {ends}"),
             ends => format!("{}, ends {ends}", standing.state.word()),
         };
         lines.push(row("branch", &format!("{}: {branch}", standing.branch)));
@@ -193,6 +202,10 @@ impl Production<'_> {
                 format!("up to date; begin to evaluate {release}: kgate gate")
             }
             Step::Nothing => "nothing: production is up to date".to_owned(),
+            Step::Unclear if self.version.fixes == Fixes::Vendor => {
+                "see what its vendor offers: upstream's releases don't tell what it lacks"
+                    .to_owned()
+            }
             Step::Unclear if self.version.upstream.is_none() => format!(
                 "give the version of the package, or the kernel: the name says only that it is of {}",
                 standing.branch
