@@ -239,7 +239,7 @@ const RULES: &[(Distribution, Fixes, &str)] = &[
 
 static COMPILED: LazyLock<Vec<(Distribution, Fixes, Regex)>> = LazyLock::new(|| {
     let full = |rule: &str| {
-        PARTS.iter().fold(format!("^(?:{rule})$"), |rule, (name, part)| rule.replace(name, part))
+        PARTS.iter().fold(format!("^(?-u:{rule})$"), |rule, (name, part)| rule.replace(name, part))
     };
     RULES
         .iter()

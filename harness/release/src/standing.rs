@@ -188,14 +188,14 @@ impl Standing {
                 .or_else(|| newest(BranchState::Mainline));
             return newer.map_or(Step::Unclear, |release| Step::Move { release });
         }
-        match (self.latest, self.releases_behind) {
-            (Some(release), Some(1..)) => Step::Gate { release },
-            (Some(_), _) => match (self.next_longterm, longterm) {
-                (Some(next), Some(release)) if next.due => Step::Evaluate { release },
-                _ if self.version.is_some() => Step::Nothing,
-                _ => Step::Unclear,
-            },
-            _ => Step::Unclear,
+        let (Some(version), Some(latest)) = (self.version, self.latest) else {
+            return Step::Unclear;
+        };
+        match (self.next_longterm, longterm) {
+            _ if version < latest => Step::Gate { release: latest },
+            _ if version > latest => Step::Unclear,
+            (Some(next), Some(release)) if next.due => Step::Evaluate { release },
+            _ => Step::Nothing,
         }
     }
 }

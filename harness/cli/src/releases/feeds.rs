@@ -67,7 +67,7 @@ fn read(context: &Context, source: &str, today: Date) -> Result<Feed, CommandErr
         return from_url(context, source, url, today);
     }
     if let Some(flavour) = source.strip_prefix("apt:") {
-        return from_apt(context, source, flavour);
+        return Ok(Feed { as_of: Some(today), ..from_apt(context, source, flavour)? });
     }
     if let Some(repository) = source.strip_prefix("git:") {
         return from_git(context, source, repository);
@@ -121,10 +121,12 @@ fn fetch(context: &Context, url: &str) -> Result<Vec<u8>, CommandError> {
     let fail =
         |why: String| CommandError::infrastructure(format!("feed {}: {}", line(url), line(&why)));
     let limit = feed::MAX_TEXT.to_string();
+    // What was asked for over TLS doesn't come without.
+    let protocols = if url.starts_with("https:") { "=https" } else { "=http,https" };
     let command = HostCommand::new("curl", FETCH)
         .args(["--disable", "--globoff", "--silent", "--show-error", "--fail", "--location"])
-        .args(["--max-redirs", "5", "--proto", "=http,https", "--connect-timeout", "15"])
-        .args(["--max-filesize", &limit, "--compressed"])
+        .args(["--max-redirs", "5", "--proto", protocols, "--proto-redir", protocols])
+        .args(["--connect-timeout", "15", "--max-filesize", &limit, "--compressed"])
         .args(["--user-agent", concat!("kgate/", env!("CARGO_PKG_VERSION"))])
         .args(["--url", url]);
     let output = context.host.run(&command).map_err(|error| match error.kind() {
