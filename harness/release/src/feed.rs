@@ -9,6 +9,8 @@ mod finger_banner;
 mod kernel_org;
 mod tags;
 
+use std::collections::BTreeSet;
+
 use jiff::civil::Date;
 
 use crate::catalogue::BranchState;
@@ -24,6 +26,9 @@ pub const MAX_TEXT: usize = 16 << 20;
 
 /// The most statements that one feed may make.
 pub const MAX_STATEMENTS: usize = 100_000;
+
+/// The most branches that one feed may name; there are some hundred.
+pub const MAX_BRANCHES: usize = 2000;
 
 /// A feed that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,13 +121,14 @@ impl Feed {
             Some(_) if text.starts_with("The latest ") => finger_banner(name, text)?,
             Some(_) => tags(name, text)?,
         };
-        if feed.statements.len() > MAX_STATEMENTS {
-            return Err(error(
-                name,
-                None,
-                format!("it names more than {MAX_STATEMENTS} releases"),
-                KINDS,
-            ));
+        let branches: BTreeSet<Branch> = feed.statements.iter().map(|one| one.branch).collect();
+        for (count, bound, what) in [
+            (feed.statements.len(), MAX_STATEMENTS, "releases"),
+            (branches.len(), MAX_BRANCHES, "branches"),
+        ] {
+            if count > bound {
+                return Err(error(name, None, format!("it names more than {bound} {what}"), KINDS));
+            }
         }
         Ok(feed)
     }

@@ -7,6 +7,8 @@
 //! - A day stated for the end of a branch ends it on that day, unless a feed from after it knows better.
 //! - kernel.org names all branches that live: an older one that it leaves out has ended, unless a feed
 //!   says that it is longterm.
+//! - A list of releases states nothing of branches, and may be of some only: what no feed says of a
+//!   branch stays unknown.
 //! - Where feeds contradict each other, a note says so.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +58,9 @@ struct Said<'a, T> {
     as_of: Option<Date>,
     feed: &'a str,
 }
+
+/// Up to when a feed tells that names all branches that live, and which they are.
+type Complete = (Option<Date>, BTreeSet<Branch>);
 
 impl Catalogue {
     /// Puts feeds together as they were on `today`, the most trusted first.
@@ -111,10 +116,18 @@ impl Catalogue {
                 first.date.get_or_insert(*began);
             }
         }
+        let complete: Vec<Complete> = feeds
+            .iter()
+            .filter(|feed| feed.names_all_alive)
+            .map(|feed| {
+                let named = feed.statements.iter().map(|statement| statement.branch).collect();
+                (feed.as_of.map(|date| date.min(today)), named)
+            })
+            .collect();
         let branches: Vec<Branch> = catalogue.branches.keys().copied().collect();
         for branch in branches {
             let said = states.remove(&branch).unwrap_or_default();
-            catalogue.settle_state(branch, said, feeds);
+            catalogue.settle_state(branch, said, &complete);
             catalogue.settle_end(branch, ends.remove(&branch).unwrap_or_default());
         }
         catalogue
@@ -145,23 +158,24 @@ impl Catalogue {
         self.branches.get_mut(&version.branch)?.releases.get_mut(version)
     }
 
-    fn settle_state(&mut self, branch: Branch, said: Vec<Said<'_, BranchState>>, feeds: &[Feed]) {
+    fn settle_state(
+        &mut self,
+        branch: Branch,
+        said: Vec<Said<'_, BranchState>>,
+        complete: &[Complete],
+    ) {
         let mut said = said;
         // The newest last; of one day the first feed's last.
         said.reverse();
         said.sort_by_key(|one| one.as_of);
-        let newest_branch = self.branches.keys().next_back() == Some(&branch);
         let Some(entry) = self.branches.get_mut(&branch) else { return };
         let fixes = entry.releases.keys().any(Version::is_stable);
+        let unreleased = entry.releases.keys().all(|version| version.candidate.is_some());
         let mut state = said.last().map_or(BranchState::Unknown, |one| one.value);
         let told = said.last().and_then(|one| one.as_of);
         if matches!(state, BranchState::Unknown | BranchState::Mainline | BranchState::Stable) {
-            let silent = feeds.iter().any(|feed| {
-                let as_of = feed.as_of.map(|date| date.min(self.today));
-                let named: BTreeSet<Branch> =
-                    feed.statements.iter().map(|one| one.branch).collect();
-                feed.names_all_alive
-                    && (said.is_empty() || as_of > told)
+            let silent = complete.iter().any(|(as_of, named)| {
+                (said.is_empty() || *as_of > told)
                     && !named.contains(&branch)
                     && named.last().is_some_and(|newest| branch < *newest)
             });
@@ -170,8 +184,7 @@ impl Catalogue {
             }
         }
         entry.state = match state {
-            BranchState::Unknown if newest_branch && fixes => BranchState::Stable,
-            BranchState::Unknown if newest_branch => BranchState::Mainline,
+            BranchState::Unknown if unreleased => BranchState::Mainline,
             BranchState::Mainline if fixes => BranchState::Stable,
             state => state,
         };
@@ -220,7 +233,7 @@ impl Catalogue {
         let began = self.began(branch);
         match entry.state {
             BranchState::Mainline | BranchState::Stable => {
-                let next = self.after(branch).filter_map(|(next, _)| self.began(*next)).min();
+                let next = self.after(branch).find_map(|(next, _)| self.began(*next));
                 let next = match next {
                     Some(next) => next,
                     None => began?.checked_add(CYCLE.days()).ok()?,

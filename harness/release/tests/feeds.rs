@@ -210,6 +210,8 @@ fn what_is_wrong_with_a_feed_is_said_with_its_place() {
     assert!(Feed::read("long", &long).unwrap_err().to_string().contains("longer than 16 MiB"));
     let many: String = (0..100_001).map(|n| format!("v6.1.{n}\n")).collect();
     assert!(Feed::read("many", &many).unwrap_err().to_string().contains("more than 100000"));
+    let wide: String = (0..2001).map(|n| format!("v6.{n}\n")).collect();
+    assert!(Feed::read("wide", &wide).unwrap_err().to_string().contains("more than 2000 branches"));
     assert!(Feed::read("deep", &"[".repeat(100_000)).is_err());
 }
 
