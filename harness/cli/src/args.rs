@@ -1,5 +1,6 @@
 //! The command line as types. Parsing it does nothing.
 
+pub(crate) mod changes;
 pub(crate) mod releases;
 
 use std::path::PathBuf;

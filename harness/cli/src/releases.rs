@@ -1,21 +1,25 @@
 //! `kgate releases`: what releases there are, what they change, and what is to be done about them.
 
+mod changes;
+mod delta;
 pub(crate) mod feeds;
 mod overview;
 pub(crate) mod subject;
+mod waiting;
 
 use std::process::ExitCode;
 
 use self::overview::Overview;
 use self::subject::subject;
-use crate::args::releases::{ReleasesArgs, ReportFormat};
+use crate::args::releases::{ReleasesArgs, ReleasesCommand, ReportFormat};
 use crate::context::Context;
 use crate::error::{CommandError, PROMOTE};
 
 /// Runs the command.
 pub(crate) fn releases(context: &Context, args: &ReleasesArgs) -> Result<ExitCode, CommandError> {
     match &args.command {
-        Some(command) => match *command {},
+        Some(ReleasesCommand::Delta(args)) => delta::delta(context, args),
+        Some(ReleasesCommand::Waiting(args)) => waiting::waiting(context, args),
         None => overview(context, args),
     }
 }

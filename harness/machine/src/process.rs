@@ -19,7 +19,7 @@ use rustix::thread::disable_transparent_huge_pages;
 use tokio::io::AsyncReadExt;
 
 /// Bytes kept of each output stream of a [`HostCommand`].
-const HOST_OUTPUT: u64 = 16 << 20;
+pub const HOST_OUTPUT: u64 = 16 << 20;
 /// Bytes kept of what a long-running process says on its standard error.
 const COMPLAINT: usize = 16 << 10;
 

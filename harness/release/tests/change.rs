@@ -99,7 +99,7 @@ fn told(changes: &Changes) -> String {
 #[test]
 fn a_changelog_of_kernel_org_is_every_commit_but_the_release_itself() {
     insta::assert_snapshot!(told(&read(CHANGELOG)), @"
-    ChangeLog None
+    ChangeLog Some(2023-04-20)
     6.1.25 3: net 1, net/sched 1, fs/xfs 1; {(2023, 12345), (2023, 22222)}
     ");
 }

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::changes::{DeltaArgs, WaitingArgs};
+
 /// Which feeds tell what releases there are.
 #[derive(Debug, Default, Args)]
 pub(crate) struct FeedArgs {
@@ -32,7 +34,12 @@ pub(crate) struct ReleasesArgs {
 
 /// What else can be asked of releases.
 #[derive(Debug, Subcommand)]
-pub(crate) enum ReleasesCommand {}
+pub(crate) enum ReleasesCommand {
+    /// Tell what changes between two kernels: commits, release by release and by subsystem.
+    Delta(DeltaArgs),
+    /// Tell what comes together while a kernel stays as it is: the cost of waiting.
+    Waiting(WaitingArgs),
+}
 
 /// A form of output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,8 @@
 //! ChangeLog files of kernel.org, which are the output of `git log`: the release's own commit first,
 //! then all others.
 
+use jiff::civil::Date;
+
 use super::{Format, Found, cves, released};
 use crate::subsystem::Subsystem;
 use crate::version::Version;
@@ -26,6 +28,10 @@ impl Format for ChangeLog {
             self.head = true;
             return;
         }
+        if let Some(date) = line.strip_prefix("Date:").filter(|_| self.head) {
+            // The release's own commit is the last that was made.
+            found.snapshot = found.snapshot.max(day(date));
+        }
         let Some(text) = line.strip_prefix("    ") else { return };
         if !self.head {
             if let Some(changes) = self.release.and_then(|release| found.release(release)) {
@@ -43,4 +49,11 @@ impl Format for ChangeLog {
             changes.cves.extend(cves(text));
         }
     }
+}
+
+/// `Thu Apr 20 12:35:15 2023 +0200`.
+fn day(date: &str) -> Option<Date> {
+    let mut words = date.split_whitespace().skip(1);
+    let (month, day, _, year) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    Date::strptime("%d %b %Y", format!("{day} {month} {year}")).ok()
 }
