@@ -9,6 +9,7 @@ mod catalogue;
 pub mod change;
 mod delta;
 mod distribution;
+pub mod cve;
 pub mod feed;
 mod gather;
 mod maintainers;
