@@ -249,8 +249,7 @@ fn catalogue() -> Catalogue {
 fn delta(from: &str, to: &str, files: &KernelFiles) -> CveDelta {
     let context = DeltaContext {
         catalogue: &catalogue(),
-        subsystem: &|file| file.split('/').take(2).collect::<Vec<_>>().join("/"),
-        workload: &|subsystem| subsystem == "net/core",
+        workload: &["net".parse().unwrap()],
         absent: &|all| files.absence(all),
     };
     CveDelta::new(&table(), version(from), version(to), &context)
@@ -349,8 +348,7 @@ proptest! {
         let empty = Catalogue::new(date(2030, 1, 1));
         let context = DeltaContext {
             catalogue: &empty,
-            subsystem: &|_| String::new(),
-            workload: &|_| false,
+            workload: &[],
             absent: &|_| None,
         };
         let there = CveDelta::new(&table, a, b, &context);

@@ -9,6 +9,7 @@ use super::presence::Absence;
 use super::record::{Cve, Severity};
 use super::table::{Snapshot, Table};
 use crate::catalogue::Catalogue;
+use crate::subsystem::Subsystem;
 use crate::version::Version;
 
 /// The CVEs between two versions.
@@ -54,8 +55,8 @@ pub struct Tally(pub BTreeMap<Severity, usize>);
 /// The CVEs of a subsystem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Group {
-    /// Its name.
-    pub subsystem: String,
+    /// Which.
+    pub subsystem: Subsystem,
     /// The workload touches it.
     pub workload: bool,
     /// How many there are.
@@ -94,8 +95,8 @@ pub struct Row {
     pub score: Option<f64>,
     /// The score's vector.
     pub vector: Option<String>,
-    /// The subsystem of the first of its files.
-    pub subsystem: String,
+    /// The subsystem that most of its files are in.
+    pub subsystem: Subsystem,
     /// Files that its fix touches.
     pub files: Vec<String>,
     /// The release that brought the fix to the new version's branch, or else to the old one's.
@@ -112,10 +113,8 @@ pub struct Row {
 pub struct DeltaContext<'a> {
     /// Days of releases, and today.
     pub catalogue: &'a Catalogue,
-    /// The subsystem of a file.
-    pub subsystem: &'a dyn Fn(&str) -> String,
-    /// Whether the workload touches a subsystem.
-    pub workload: &'a dyn Fn(&str) -> bool,
+    /// What the workload touches.
+    pub workload: &'a [Subsystem],
     /// Why the new kernel has none of these files; `None` when it has, or when that can't be told.
     pub absent: &'a dyn Fn(&[String]) -> Option<Absence>,
 }
@@ -175,10 +174,7 @@ fn row(cve: &Cve, from: Version, to: Version, lag: Option<Lag>, context: &DeltaC
         severity: cve.severity(),
         score: cve.score.as_ref().map(|score| f64::from(score.tenths) / 10.0),
         vector: cve.score.as_ref().map(|score| score.vector.clone()),
-        subsystem: match cve.files.first() {
-            Some(file) => (context.subsystem)(file),
-            None => "unknown".to_owned(),
-        },
+        subsystem: Subsystem::of_files(cve.files.iter().map(String::as_str)),
         files: cve.files.clone(),
         fixed_in: fix.map(|(release, _)| *release),
         commit: fix.and_then(|(_, commit)| commit.map(ToOwned::to_owned)),
@@ -197,11 +193,11 @@ impl Part {
         // Within a rank by identifier, which is the table's order.
         rows.sort_by_key(rank);
         let mut by_severity = Tally::default();
-        let mut groups: BTreeMap<&str, (usize, Tally)> = BTreeMap::new();
+        let mut groups: BTreeMap<Subsystem, (usize, Tally)> = BTreeMap::new();
         for row in &rows {
             by_severity.add(row.severity);
             if row.absent.is_none() {
-                let (count, tally) = groups.entry(&row.subsystem).or_default();
+                let (count, tally) = groups.entry(row.subsystem).or_default();
                 *count += 1;
                 tally.add(row.severity);
             }
@@ -209,8 +205,8 @@ impl Part {
         let mut by_subsystem: Vec<Group> = groups
             .into_iter()
             .map(|(subsystem, (count, by_severity))| Group {
-                subsystem: subsystem.to_owned(),
-                workload: (context.workload)(subsystem),
+                subsystem,
+                workload: context.workload.contains(&subsystem),
                 count,
                 by_severity,
             })
