@@ -7,9 +7,9 @@ pub mod bisect;
 
 mod catalogue;
 pub mod change;
+pub mod cve;
 mod delta;
 mod distribution;
-pub mod cve;
 pub mod feed;
 mod gather;
 mod maintainers;
