@@ -1,11 +1,14 @@
 //! The command line as types. Parsing it does nothing.
 
 pub(crate) mod changes;
+pub(crate) mod gate;
 pub(crate) mod releases;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use kgate_model::plan::Tier;
+use kgate_release::tier::Facts;
 
 /// Boots the kernel in production and the one that should replace it, runs your workload's scenarios
 /// on both, and says whether the new one may go out.
@@ -94,6 +97,9 @@ pub(crate) enum ColorWhen {
 pub(crate) enum Command {
     /// Compare two kernels under a workload, and decide.
     Run(RunArgs),
+    /// Gate each new release: find what has come out, fetch it, run it against production, report, and
+    /// write down that it is done.
+    Gate(Box<gate::GateArgs>),
     /// Boot one kernel: run a command on it, a scenario, or a shell on your terminal.
     Boot(BootArgs),
     /// Decide again from a run directory, perhaps by another policy or with other waivers.
@@ -133,11 +139,11 @@ pub(crate) enum Command {
     },
 }
 
-const REFERENCE: &str = "a .deb or .rpm file, apt:PACKAGE[=VERSION], a directory with \
+pub(crate) const REFERENCE: &str = "a .deb or .rpm file, apt:PACKAGE[=VERSION], a directory with \
 boot/vmlinuz-* and lib/modules/*, a kernel build tree, a bzImage[,modules=DIR], or `running`";
 
 /// Where scenarios, profiles and images come from.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LibraryArgs {
     /// Directory with `scenarios`, `workloads/profiles` and `images`; the current one if it has
     /// `scenarios`, otherwise those built into kgate.
@@ -146,7 +152,7 @@ pub(crate) struct LibraryArgs {
 }
 
 /// What a plan is made from. A resumed run has it all in its directory.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Subjects {
     #[arg(long, short, value_name = "KERNEL", help = format!("The kernel in production: {REFERENCE}"))]
     pub(crate) baseline: Option<String>,
@@ -168,11 +174,50 @@ pub(crate) struct Subjects {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
+    pub(crate) tier: TierArgs,
+    #[command(flatten)]
     pub(crate) rules: Rules,
 }
 
+/// How much of a workload is tried.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TierArgs {
+    /// How much of the workload to try: `auto` is what `kgate gate` does, by what the candidate is to
+    /// the baseline and by the policy. All of it, as it is written, by default.
+    #[arg(long, value_name = "TIER")]
+    pub(crate) tier: Option<TierArg>,
+    /// What feeds know of the two kernels.
+    #[arg(skip)]
+    pub(crate) facts: Option<Facts>,
+}
+
+/// A tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TierArg {
+    /// By the two releases and the policy.
+    Auto,
+    /// A short look: at most 3 boots, and nothing that is measured by the clock.
+    Bugfix,
+    /// Everything, in twice the boots.
+    Major,
+    /// As major; the verdict of `kgate gate` is advice.
+    NextLongterm,
+}
+
+impl TierArg {
+    /// The tier, unless it is to be found out.
+    pub(crate) const fn given(self) -> Option<Tier> {
+        match self {
+            Self::Auto => None,
+            Self::Bugfix => Some(Tier::Bugfix),
+            Self::Major => Some(Tier::Major),
+            Self::NextLongterm => Some(Tier::NextLongterm),
+        }
+    }
+}
+
 /// What replaces the workload's own rules of decision.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Rules {
     /// Policy file, instead of the workload's policy.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -183,7 +228,7 @@ pub(crate) struct Rules {
 }
 
 /// What the guests may use.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct GuestArgs {
     /// Accelerator: KVM where it is proven to work, otherwise TCG.
     #[arg(long, default_value = "auto")]
@@ -208,7 +253,7 @@ pub(crate) enum AccelArg {
 }
 
 /// Which reports to write.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Outputs {
     /// JUnit XML, for CI dashboards.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -225,6 +270,30 @@ pub(crate) struct Outputs {
     /// The reasons as annotations: workflow commands of GitHub Actions, within its limits.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) annotations: Option<PathBuf>,
+}
+
+impl Outputs {
+    /// The same, each file with this name before its extension: `report-6.1.172.xml`.
+    pub(crate) fn of(&self, name: &str) -> Self {
+        let named = |path: &Option<PathBuf>| {
+            path.as_ref().map(|path| {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                let mut file = format!("{stem}-{name}");
+                if let Some(extension) = path.extension() {
+                    file = format!("{file}.{}", extension.to_string_lossy());
+                }
+                path.with_file_name(file)
+            })
+        };
+        let Self { junit, json, markdown, html, annotations } = self;
+        Self {
+            junit: named(junit),
+            json: named(json),
+            markdown: named(markdown),
+            html: named(html),
+            annotations: named(annotations),
+        }
+    }
 }
 
 /// `kgate run`.

@@ -64,6 +64,11 @@ impl CommandError {
         self.message.lines().next().unwrap_or_default().to_owned()
     }
 
+    /// The number of the exit code.
+    pub(crate) const fn code(&self) -> u8 {
+        self.code
+    }
+
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)

@@ -202,6 +202,7 @@ mod tests {
             workload: String::new(),
             baseline: kernel("6.1.1"),
             candidate: kernel("6.1.2"),
+            tier: None,
             partitions: 1,
             boots: Vec::new(),
         }

@@ -9,6 +9,7 @@ mod doctor;
 mod error;
 mod explain;
 mod foresight;
+mod gate;
 mod guests;
 mod host;
 mod kernel;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
 fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
     match command {
         Command::Run(args) => run::run(context, args),
+        Command::Gate(args) => gate::gate(context, &args),
         Command::Boot(args) => boot::boot(context, args),
         Command::Compare(args) => reports::compare(context, &args),
         Command::Report(args) => reports::report(context, &args),
@@ -61,4 +63,11 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { dir } => manual::pages(&dir),
     }
+}
+
+#[cfg(test)]
+#[test]
+#[ignore = "started by the local pool"]
+fn local_agent() {
+    kgate_testkit::local::serve();
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use kgate_kernel::{Kernel, Reference, Status};
 use kgate_model::outcome::Role;
-use kgate_model::plan::Plan;
+use kgate_model::plan::{Plan, TierChoice};
+use kgate_release::tier::Facts;
 use kgate_runner::{Capabilities, Inputs, make_plan};
 use kgate_scenario::{Glob, Policy, Waivers};
 
@@ -12,6 +13,8 @@ use crate::args::{Rules, Subjects};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::library::{Source, read};
+use crate::releases::new::shifts;
+use crate::releases::subject::of_kernel;
 
 /// Workload of a run that names none.
 const DEFAULT_WORKLOAD: &str = "smoke";
@@ -21,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) inputs: Inputs,
     pub(crate) library: Source,
     pub(crate) kernels: BTreeMap<Role, Kernel>,
+    /// How much of the workload is tried, where that was asked for.
+    tier: Option<TierChoice>,
 }
 
 impl Prepared {
@@ -40,7 +45,7 @@ impl Prepared {
         let candidate =
             needed(&subjects.candidate, "--candidate KERNEL, which should replace the baseline,")?;
         let library = Source::new(&subjects.library)?;
-        let inputs = inputs(&library, subjects)?;
+        let mut inputs = inputs(&library, subjects)?;
         let mut kernels = kernels(context, &baseline, &candidate, progress)?;
         // The plan is carried out, resumed and shown in other directories as well.
         let here = Context::here()?;
@@ -48,14 +53,45 @@ impl Prepared {
             let reference = Reference::parse(&kernel.origin.reference)?;
             kernel.origin.reference = reference.seen_from(&here).to_string();
         }
-        Ok(Self { inputs, library, kernels })
+        let tier = tier(&mut inputs, &kernels, subjects);
+        Ok(Self { inputs, library, kernels, tier })
+    }
+
+    /// What tier the candidate is by itself and by the policy, whether it is applied or not.
+    pub(crate) fn own_tier(&self) -> TierChoice {
+        facts(&self.kernels).tier(&shifts(&self.inputs.policy), None)
     }
 
     /// The plan.
     pub(crate) fn plan(&self, partitions: u32) -> Plan {
         let record = |role| self.kernels[&role].record();
         let (baseline, candidate) = (record(Role::Baseline), record(Role::Candidate));
-        make_plan(&self.inputs, baseline, candidate, &Known(&self.kernels), partitions)
+        let plan = make_plan(&self.inputs, baseline, candidate, &Known(&self.kernels), partitions);
+        Plan { tier: self.tier.clone(), ..plan }
+    }
+}
+
+/// Leaves of the workload what the tier tries. Boots of the command line replace the tier's as well.
+fn tier(
+    inputs: &mut Inputs,
+    kernels: &BTreeMap<Role, Kernel>,
+    subjects: &Subjects,
+) -> Option<TierChoice> {
+    let given = subjects.tier.tier?.given();
+    let facts = subjects.tier.facts.clone().unwrap_or_else(|| facts(kernels));
+    let mut choice = facts.tier(&shifts(&inputs.policy), given);
+    let what = inputs.policy.tiers.apply(choice.tier, subjects.boots, &mut inputs.selected);
+    choice.why = format!("{} {what}", choice.why);
+    Some(choice)
+}
+
+/// What the kernels themselves say of how far they are apart.
+fn facts(kernels: &BTreeMap<Role, Kernel>) -> Facts {
+    let release = |role| of_kernel(&kernels[&role])?.counts_as();
+    Facts {
+        production: release(Role::Baseline),
+        candidate: release(Role::Candidate),
+        ..Facts::default()
     }
 }
 
@@ -74,7 +110,8 @@ pub(crate) fn kernels(
     Ok(kernels)
 }
 
-fn inputs(library: &Source, subjects: &Subjects) -> Result<Inputs, CommandError> {
+/// What the user's files say, without any kernel.
+pub(crate) fn inputs(library: &Source, subjects: &Subjects) -> Result<Inputs, CommandError> {
     let scenarios = library.scenarios()?;
     let name = subjects.workload.as_deref().unwrap_or(DEFAULT_WORKLOAD);
     let mut workload = library.workload(name, &scenarios)?;

@@ -3,7 +3,9 @@
 mod changes;
 mod delta;
 pub(crate) mod feeds;
+pub(crate) mod new;
 mod overview;
+pub(crate) mod state;
 pub(crate) mod subject;
 mod waiting;
 
@@ -18,6 +20,7 @@ use crate::error::{CommandError, PROMOTE};
 /// Runs the command.
 pub(crate) fn releases(context: &Context, args: &ReleasesArgs) -> Result<ExitCode, CommandError> {
     match &args.command {
+        Some(ReleasesCommand::New(args)) => new::new(context, args),
         Some(ReleasesCommand::Delta(args)) => delta::delta(context, args),
         Some(ReleasesCommand::Waiting(args)) => waiting::waiting(context, args),
         None => overview(context, args),

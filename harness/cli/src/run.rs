@@ -11,7 +11,7 @@ use kgate_kernel::Kernel;
 use kgate_machine::Pool;
 use kgate_model::journal::Event;
 use kgate_model::outcome::Role;
-use kgate_model::plan::{Plan, Start};
+use kgate_model::plan::{Plan, Start, TierChoice};
 use kgate_runner::{History, RunDir, RunDirError, RunEnd};
 use tokio::sync::watch;
 
@@ -238,7 +238,7 @@ pub(crate) async fn again(
 
 /// The first option that a resumed run doesn't take.
 fn given(subjects: &Subjects) -> Option<&'static str> {
-    let Subjects { baseline, candidate, workload, library: _, scenarios, boots, seed, rules } =
+    let Subjects { baseline, candidate, workload, library: _, scenarios, boots, seed, tier, rules } =
         subjects;
     [
         ("--baseline", baseline.is_some()),
@@ -247,6 +247,7 @@ fn given(subjects: &Subjects) -> Option<&'static str> {
         ("--scenario", !scenarios.is_empty()),
         ("--boots", boots.is_some()),
         ("--seed", seed.is_some()),
+        ("--tier", tier.tier.is_some()),
         ("--policy", rules.policy.is_some()),
         ("--waivers", rules.waivers.is_some()),
     ]
@@ -281,6 +282,9 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
         plan.boots.len(),
         plan.trials().count(),
     );
+    for line in tier(&prepared, &plan) {
+        anstream::println!("  {line}");
+    }
     let history = History::load(&context.cache()?.join(HISTORY));
     for line in foresight::lines(&plan, &prepared.inputs, &history) {
         anstream::println!("  {line}");
@@ -315,6 +319,20 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
         }
     }
     Ok(ExitCode::from(PROMOTE))
+}
+
+/// Which tier the plan is of and why; without one, which it would be.
+fn tier(prepared: &Prepared, plan: &Plan) -> [String; 2] {
+    match &plan.tier {
+        Some(TierChoice { tier, why }) => [format!("{} tier", tier.as_str()), why.clone()],
+        None => {
+            let TierChoice { tier, why } = prepared.own_tier();
+            let tier = tier.as_str();
+            let whole =
+                "the whole workload, as it is written; --tier auto shows what `kgate gate` runs";
+            [format!("{whole}: the {tier} tier"), why]
+        }
+    }
 }
 
 fn skipped(outcome: &kgate_model::outcome::Outcome) -> String {

@@ -61,6 +61,16 @@ impl Tier {
     }
 }
 
+/// Which tier was chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TierChoice {
+    /// The tier.
+    pub tier: Tier,
+    /// Why, in plain sentences.
+    pub why: String,
+}
+
 /// How a trial gets its machine.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -184,6 +194,9 @@ pub struct Plan {
     pub baseline: KernelRecord,
     /// The kernel that should replace it.
     pub candidate: KernelRecord,
+    /// How much of the workload is tried; all of it when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<TierChoice>,
     /// Partitions that the plan is cut into.
     pub partitions: u32,
     /// The boots, in the order in which they are to start: roles interleaved.

@@ -208,6 +208,16 @@ impl State {
         self.lines.get(line).into_iter().flatten()
     }
 
+    /// What was in production when a release was last gated for a workload, on a track or any.
+    #[must_use]
+    pub fn last_production(&self, workload: &str, track: Option<&str>) -> Option<Version> {
+        let of = |line: &&Line| {
+            line.workload == workload && track.is_none_or(|track| line.track == track)
+        };
+        let last = self.lines.keys().filter(of).filter_map(|line| self.last_gated(line));
+        last.max_by_key(|(_, gated)| gated.on)?.1.production.parse().ok()
+    }
+
     /// The release of a line that was gated last, by its day.
     #[must_use]
     pub fn last_gated(&self, line: &Line) -> Option<(&Version, &Gated)> {

@@ -1,10 +1,12 @@
 //! How much is to be tried of a release, and why: from what it is to production's.
 
 use jiff::civil::Date;
-use kgate_model::plan::Tier;
+use kgate_model::plan::{Tier, TierChoice};
 
 use crate::catalogue::{BranchState, Catalogue, End, EndBasis};
-use crate::version::{Branch, Version};
+use crate::relation::Relation;
+use crate::standing::Standing;
+use crate::version::Version;
 
 /// What is known of a candidate beside production. What is `None` is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,15 +44,6 @@ pub struct Shift {
     pub subsystems: Vec<String>,
 }
 
-/// The tier of a release.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// The tier.
-    pub tier: Tier,
-    /// Why, in plain sentences.
-    pub why: String,
-}
-
 /// What a major upgrade needs and kgate doesn't do.
 const ADVICE: &str = "Before such a kernel goes out, decide on two things that are not part of this \
     plan: trials on lab hosts with the hardware of production, and a comparison of what the kernels \
@@ -61,6 +54,7 @@ impl Facts {
     #[must_use]
     pub fn of(catalogue: &Catalogue, production: Version, candidate: Version) -> Self {
         let branch = catalogue.branch_of(&candidate);
+        let next = Standing::of(catalogue, production.branch, Some(production)).next_longterm;
         Self {
             production: Some(production),
             candidate: Some(candidate),
@@ -68,15 +62,15 @@ impl Facts {
             end: branch.and_then(|branch| branch.end),
             released: catalogue.release(&candidate).and_then(|release| release.date),
             today: Some(catalogue.today),
-            next_longterm: next_longterm(catalogue, production.branch) == Some(candidate.branch),
+            next_longterm: next.is_some_and(|next| next.due && next.branch == candidate.branch),
             ..Self::default()
         }
     }
 
     /// The tier for these facts, unless one is `given`.
     #[must_use]
-    pub fn tier(&self, shifts: &[Shift], given: Option<Tier>) -> Choice {
-        let (own, what) = self.own();
+    pub fn tier(&self, shifts: &[Shift], given: Option<Tier>) -> TierChoice {
+        let (own, what, reason) = self.own();
         let mut why = vec![what];
         why.extend(self.circumstances());
         let shifted = shifts.iter().find_map(|shift| Some((shift.to, self.meets(shift)?)));
@@ -94,65 +88,70 @@ impl Facts {
                 to
             }
             (None, _) => {
-                why.push(reason(own).to_owned());
+                why.push(reason.to_owned());
                 own
             }
         };
-        if tier != Tier::Bugfix {
+        if tier != Tier::Bugfix && own != Tier::Bugfix {
             why.push(ADVICE.to_owned());
         }
-        Choice { tier, why: why.join(" ") }
+        TierChoice { tier, why: why.join(" ") }
     }
 
-    /// The tier by the two versions, and what they are to each other.
-    fn own(&self) -> (Tier, String) {
+    /// The tier by the two versions, what they are to each other, and what that means.
+    fn own(&self) -> (Tier, String, &'static str) {
         let (Some(ours), Some(theirs)) = (self.production, self.candidate) else {
-            let unknown = "The upstream versions of the two kernels are not known, so nothing says \
-                how far they are apart.";
-            return (Tier::Major, unknown.to_owned());
+            let what = "It is not known which upstream releases the two kernels are, so nothing says how \
+                far they are apart.";
+            return (
+                Tier::Major,
+                what.to_owned(),
+                "So everything is tried, in more boots: the major tier.",
+            );
         };
         let branch = theirs.branch;
-        if ours == theirs {
-            return (
+        let apart = match ours.patch.abs_diff(theirs.patch) {
+            1 => "1 release".to_owned(),
+            apart => format!("{apart} releases"),
+        };
+        match Relation::of(&ours, &theirs) {
+            Relation::Same => (
                 Tier::Bugfix,
                 format!("Both are {theirs}, perhaps built or configured otherwise."),
-            );
-        }
-        if ours.branch == branch {
-            let apart = ours.patch.abs_diff(theirs.patch);
-            let releases = if apart == 1 { "release" } else { "releases" };
-            return if theirs > ours {
-                (
-                    Tier::Bugfix,
-                    format!(
-                        "{theirs} is a bug-fix release of {branch}, the branch in production, \
-                         {apart} {releases} after {ours}."
-                    ),
-                )
-            } else {
-                (
-                    Tier::Bugfix,
-                    format!(
-                        "{theirs} is {apart} {releases} older than {ours}, which is in production: \
-                         a way back, which takes fixes away."
-                    ),
-                )
-            };
-        }
-        if self.next_longterm {
-            return (
-                Tier::NextLongterm,
-                format!("{branch}, here {theirs}, is the longterm branch after {}.", ours.branch),
-            );
-        }
-        let direction = if theirs > ours { "newer" } else { "older" };
-        (
-            Tier::Major,
-            format!(
-                "{theirs} is of another branch than {ours}, which is in production, a {direction} \
-                 one: a major release, whatever the first number says."
+                "A short look is enough: the bugfix tier.",
             ),
-        )
+            Relation::BugfixForward => (
+                Tier::Bugfix,
+                format!(
+                    "{theirs} is a bug-fix release of {branch}, the branch in production, {apart} after \
+                     {ours}."
+                ),
+                "Such releases bring fixes only and rarely break anything, so a short look is enough: \
+                 the bugfix tier.",
+            ),
+            Relation::BugfixBackward => (
+                Tier::Bugfix,
+                format!(
+                    "{theirs} is {apart} before {ours}, which is in production: fixes go away."
+                ),
+                "The branch is the same, so a short look is enough: the bugfix tier.",
+            ),
+            _ if self.next_longterm => (
+                Tier::NextLongterm,
+                format!("{theirs} is of the longterm branch to go to from {}.", ours.branch),
+                "It is time to look at it, so everything is tried, in more boots: the next-longterm \
+                 tier. Its verdict is advice for the move to that branch, and gates nothing in production.",
+            ),
+            relation => (
+                Tier::Major,
+                format!(
+                    "{theirs} is of {} branch than {ours}, which is in production: a major release, \
+                     whatever the first number says.",
+                    if relation.is_forward() { "a later" } else { "an earlier" }
+                ),
+                "Much changes at once, so everything is tried, in more boots: the major tier.",
+            ),
+        }
     }
 
     /// State, age and size of the change, as far as they are known.
@@ -216,22 +215,6 @@ impl Facts {
     }
 }
 
-const fn reason(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Bugfix => {
-            "Such releases bring fixes only and rarely break anything, so a short look is enough: the \
-             bugfix tier."
-        }
-        Tier::Major => {
-            "Much changes at once, so everything is tried, in more boots: the major tier."
-        }
-        Tier::NextLongterm => {
-            "It is time to look at it, so everything is tried, in more boots: the next-longterm tier. \
-             Its verdict is advice for the move to that branch, and gates nothing in production."
-        }
-    }
-}
-
 /// How long ago a day was, in words.
 #[must_use]
 pub fn ago(day: Date, today: Date) -> String {
@@ -241,14 +224,6 @@ pub fn ago(day: Date, today: Date) -> String {
         1 => "yesterday".to_owned(),
         days => format!("{days} days ago"),
     }
-}
-
-/// The first longterm branch after `branch` that has bug-fix releases.
-#[must_use]
-pub fn next_longterm(catalogue: &Catalogue, branch: Branch) -> Option<Branch> {
-    let later = catalogue.branches.range(branch..).filter(|(later, _)| **later != branch);
-    let mut longterm = later.filter(|(_, entry)| entry.state == BranchState::Longterm);
-    longterm.next().map(|(branch, _)| *branch)
 }
 
 #[cfg(test)]
@@ -267,7 +242,7 @@ mod tests {
     }
 
     fn why(facts: &Facts, shifts: &[Shift], given: Option<Tier>) -> String {
-        let Choice { tier, why } = facts.tier(shifts, given);
+        let TierChoice { tier, why } = facts.tier(shifts, given);
         format!("{}: {why}", tier.as_str())
     }
 

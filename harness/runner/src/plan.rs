@@ -125,6 +125,7 @@ pub fn make_plan(
         workload: inputs.workload.name.clone(),
         baseline,
         candidate,
+        tier: None,
         partitions: partitions.max(1),
         boots,
     }

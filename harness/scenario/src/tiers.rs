@@ -88,9 +88,9 @@ impl Tiers {
         }
     }
 
-    /// Changes what a workload selected to what the tier tries of it, and says in a sentence what
-    /// that is.
-    pub fn apply(&self, tier: Tier, selected: &mut Vec<Selected>) -> String {
+    /// Changes what a workload selected to what the tier tries of it, in `boots` boots if that is
+    /// given, and says in a sentence what that is.
+    pub fn apply(&self, tier: Tier, boots: Option<u32>, selected: &mut Vec<Selected>) -> String {
         let rule = self.rule(tier);
         let all = selected.len();
         let wanted = |one: &Selected| match (rule.scenarios.as_slice(), tier) {
@@ -108,7 +108,7 @@ impl Tiers {
             selected.retain(wanted);
         }
         for one in selected.iter_mut() {
-            one.boots = match (rule.boots, tier) {
+            one.boots = match (boots.or(rule.boots), tier) {
                 (Some(boots), _) => boots,
                 (None, Tier::Bugfix) => one.boots.min(BUGFIX_BOOTS),
                 (None, _) => one.boots.saturating_mul(2).min(MOST_BOOTS),
@@ -132,7 +132,7 @@ impl Tiers {
             return format!("It runs {all} of the workload{boots} of each kernel.");
         }
         let left = match (rule.scenarios.is_empty(), all - count) {
-            (true, 1) => "the one that is measured by the clock is left out".to_owned(),
+            (true, 1) => "one that is measured by the clock is left out".to_owned(),
             (true, n) => format!("{n} that are measured by the clock are left out"),
             (false, n) => format!("{n} are left out by the policy"),
         };

@@ -1,6 +1,10 @@
 //! The command line of `kgate releases`.
 
-use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
+
+use crate::args::gate::Gating;
 
 use super::changes::{DeltaArgs, WaitingArgs};
 
@@ -39,6 +43,36 @@ pub(crate) enum ReleasesCommand {
     Delta(DeltaArgs),
     /// Tell what comes together while a kernel stays as it is: the cost of waiting.
     Waiting(WaitingArgs),
+    /// Show which releases have come out that were not gated yet.
+    New(Box<NewArgs>),
+}
+
+/// `kgate releases new`.
+#[derive(Debug, Args)]
+pub(crate) struct NewArgs {
+    /// The file in which `kgate gate` writes down what was gated; none yet is as good as an empty one.
+    #[arg(long, value_name = "STATE", value_hint = ValueHint::FilePath)]
+    pub(crate) since: PathBuf,
+    /// What is in production: a version, what `uname -r` prints there, the version of its package, or
+    /// a kernel. By default what was there when a release was last gated.
+    #[arg(long, value_name = "KERNEL|VERSION")]
+    pub(crate) production: Option<String>,
+    #[command(flatten)]
+    pub(crate) gating: Gating,
+    /// How to print it.
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub(crate) format: NewFormat,
+}
+
+/// A form of the list of new releases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NewFormat {
+    /// For a person.
+    Text,
+    /// One JSON value, with all that is known.
+    Json,
+    /// The matrix of a job of GitHub Actions, on one line; at most 256 releases.
+    Matrix,
 }
 
 /// A form of output.

@@ -29,24 +29,30 @@ pub(crate) fn subject(context: &Context, text: &str) -> Result<Subject, CommandE
              kernel (`kgate kernel show` says which forms there are)",
         )
     })?;
-    // The package's version and the banner tell more than the release, which may be an ABI name.
-    let packages = kernel.origin.packages.iter().map(|package| package.version.as_str());
-    let names = packages.chain([kernel.release.as_str()]);
-    let named: Vec<KernelVersion> = names.filter_map(|name| name.parse().ok()).collect();
-    let best = named.iter().find(|named| named.upstream.is_some()).or(named.last()).cloned();
-    let Some(mut version) = best else {
+    let Some(version) = of_kernel(&kernel) else {
         let release = crate::text::line(&kernel.release);
         return Err(CommandError::usage(format!(
             "{release} is no version of a kernel that is known"
         )));
     };
+    Ok(Subject { version, kernel: Some(kernel) })
+}
+
+/// What the version of a kernel that is at hand means.
+pub(crate) fn of_kernel(kernel: &Kernel) -> Option<KernelVersion> {
+    // The package's version and the banner tell more than the release, which may be an ABI name.
+    let packages = kernel.origin.packages.iter().map(|package| package.version.as_str());
+    let names = packages.chain([kernel.release.as_str()]);
+    let named: Vec<KernelVersion> = names.filter_map(|name| name.parse().ok()).collect();
+    let best = named.iter().find(|named| named.upstream.is_some()).or(named.last()).cloned();
+    let mut version = best?;
     if version.upstream.is_none() {
         let of_banner = kernel.upstream.as_deref().and_then(|text| text.parse().ok());
         version.upstream = of_banner.filter(|upstream: &kgate_release::Version| {
             upstream.is_stable() && Some(upstream.branch) == version.branch
         });
     }
-    Ok(Subject { version, kernel: Some(kernel) })
+    Some(version)
 }
 
 impl Subject {

@@ -231,6 +231,7 @@ impl Run {
             workload: "edge-proxy".to_owned(),
             baseline: kernel("6.1.170-cloud-amd64"),
             candidate: kernel("6.1.192-cloud-amd64"),
+            tier: None,
             partitions: 1,
             boots,
         }
