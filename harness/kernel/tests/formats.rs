@@ -252,3 +252,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_changelog_of_a_package_is_read_unpacked() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = b"linux (6.1.192-1) bookworm-security; urgency=high\n".repeat(5000);
+    let changelog = |entries: &[Entry<'_>], cut: usize| {
+        let mut package = deb(CONTROL, entries);
+        package.truncate(package.len() - cut);
+        let path = put(dir.path().join("linux-image-test.deb"), package);
+        let reference = Reference::parse(&path.display().to_string()).unwrap();
+        let resolver = Resolver { cache_dir: dir.path().join("cache"), host: &TestHost };
+        let mut text = Vec::new();
+        let found = resolver.changelog(&reference, &mut |chunk| text.extend_from_slice(chunk));
+        found.map(|found| (found, text)).map_err(|error| error.to_string())
+    };
+    let packed = gzip(&log);
+    let doc = "./usr/share/doc/linux-image-test";
+    for name in ["changelog.gz", "changelog.Debian.gz"] {
+        let name = format!("{doc}/{name}");
+        let entries = [Entry::File("./boot/x", b"x"), Entry::File(&name, &packed)];
+        assert_eq!(changelog(&entries, 0), Ok((true, log.clone())), "{name}");
+    }
+    for name in ["changelog", "old/changelog.gz", "copyright"] {
+        let name = format!("{doc}/{name}");
+        assert_eq!(changelog(&[Entry::File(&name, &packed)], 0), Ok((false, Vec::new())), "{name}");
+    }
+    let link = format!("{doc}/changelog.gz");
+    assert_eq!(changelog(&[Entry::Symlink(&link, "/etc/passwd")], 0), Ok((false, Vec::new())));
+    let broken = changelog(&[Entry::File(&link, &packed[..packed.len() / 2])], 0).unwrap_err();
+    assert!(broken.contains("changelog"), "{broken}");
+    assert!(changelog(&[Entry::File(&link, &packed)], 9).unwrap_err().contains("are there"));
+}

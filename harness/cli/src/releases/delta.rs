@@ -117,9 +117,6 @@ impl Delta {
     ) -> Result<Self, CommandError> {
         let relation = Relation::of(&from, &to);
         let mut notes = Vec::new();
-        if !relation.is_forward() && relation != Relation::Same {
-            notes.push(format!("backward: {to} lacks what is counted here"));
-        }
         // What the later one has and the earlier one has not.
         let (early, late) = (from.min(to), from.max(to));
         let kernels = [args.from.as_str(), args.to.as_str()];
@@ -130,6 +127,9 @@ impl Delta {
             .map(|releases| CommitDelta::new(&releases, &sources, None, touches))
             .filter(|commits| !commits.sources.is_empty() || commits.releases.is_empty());
         let same = relation == Relation::Same;
+        if commits.is_some() && to < from {
+            notes.push(format!("the step is backward: {to} lacks what is counted here"));
+        }
         match &commits {
             None if relation.is_major() || early.candidate.or(late.candidate).is_some() => notes
                 .push(
@@ -209,14 +209,20 @@ impl Delta {
             return Ok(());
         }
         let column = self.workload.as_deref().map(line).unwrap_or_default();
-        writeln!(out, "\n  {:<18}{:>9}   {column}", "subsystem", "commits")?;
+        let head = format!("  {:<18}{:>9}   {column}", "subsystem", "commits");
+        writeln!(out, "\n{}", head.trim_end())?;
         let row = |out: &mut String, name: &str, commits: u64, mark: &str| {
-            writeln!(out, "  {name:<18}{:>9}   {mark}", grouped(commits))
+            let row = format!("  {name:<18}{:>9}   {mark}", grouped(commits));
+            writeln!(out, "{}", row.trim_end())
         };
         let (touched, rest): (Vec<_>, Vec<_>) =
             commits.subsystems.iter().partition(|row| row.touched);
         for one in &touched {
             row(out, one.subsystem.name(), one.commits, "touched")?;
+        }
+        if self.workload.is_some() {
+            let all: u64 = touched.iter().map(|one| one.commits).sum();
+            row(out, "all of these", all, "")?;
         }
         let shown = &rest[..rest.len().min(ROWS)];
         for one in shown {
@@ -227,11 +233,7 @@ impl Delta {
             row(out, &format!("{} more", rest.len() - shown.len()), more, "")?;
         }
         if commits.elsewhere > 0 {
-            row(out, "not told", commits.elsewhere, "")?;
-        }
-        if self.workload.is_some() {
-            let of_workload: u64 = touched.iter().map(|one| one.commits).sum();
-            row(out, "touched in all", of_workload, "")?;
+            row(out, "not told where", commits.elsewhere, "")?;
         }
         Ok(())
     }

@@ -157,7 +157,7 @@ impl Waiting {
             curves.extend((kind.total() > 0).then_some(kind));
         }
         let mut notes = Vec::new();
-        if date.is_none() || commits.releases.iter().all(|row| row.date.is_none()) {
+        if !curves.iter().any(Kind::has_dates) {
             notes.push(
                 "no feed says when the releases came out (--feed SOURCE), so waiting is counted in \
                  releases, which come about weekly"
@@ -178,18 +178,27 @@ impl Waiting {
         let Some(first) = self.curves.first() else { return Ok(()) };
         let since = first.curve.date.map(|date| format!(", out since {date}")).unwrap_or_default();
         writeln!(out, "{}{since}: what comes together until {}\n", self.from, self.to)?;
-        write!(out, "  {:>5}  {:<12}", "weeks", "release")?;
+        write!(
+            out,
+            "  {:>8}  {:<12}",
+            if self.has_dates() { "weeks" } else { "releases" },
+            "release"
+        )?;
         for kind in &self.curves {
             write!(out, "{:>10}", kind.what.split(' ').next().unwrap_or_default())?;
         }
         out.push('\n');
         let points = &first.curve.points;
-        let bar = width.saturating_sub(22 + 10 * self.curves.len() + 4).clamp(8, 60) as u64;
+        let bar = width.saturating_sub(25 + 10 * self.curves.len() + 4).clamp(8, 60) as u64;
         let most = first.total().max(1);
         for n in spread(points.len(), ROWS) {
-            let Point { weeks, version, total, .. } = &points[n];
-            let weeks = weeks.map(|weeks| format!("{weeks:.0}")).unwrap_or_else(|| "?".to_owned());
-            write!(out, "  {weeks:>5}  {:<12}", version.to_string())?;
+            let Point { weeks, releases, version, total, .. } = &points[n];
+            let after = match weeks {
+                Some(weeks) => format!("{weeks:.0}"),
+                None if self.has_dates() => "?".to_owned(),
+                None => releases.to_string(),
+            };
+            write!(out, "  {after:>8}  {:<12}", version.to_string())?;
             for kind in &self.curves {
                 write!(out, "{:>10}", grouped(kind.curve.points[n].total))?;
             }
@@ -213,6 +222,10 @@ impl Waiting {
             writeln!(out, "  note         {note}")?;
         }
         Ok(())
+    }
+
+    fn has_dates(&self) -> bool {
+        self.curves.iter().any(Kind::has_dates)
     }
 
     fn plot(&self) -> Plot {
@@ -248,6 +261,10 @@ impl Kind {
         let growth = curve.growth();
         let sentence = growth.as_ref().map(|growth| growth.sentence(what));
         Self { what, curve, growth, sentence }
+    }
+
+    fn has_dates(&self) -> bool {
+        self.curve.points.iter().any(|point| point.weeks.is_some())
     }
 
     fn total(&self) -> u64 {
