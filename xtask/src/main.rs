@@ -4,10 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 mod picture;
+mod schema;
 mod tidy;
 
 const USAGE: &str = "\
 usage: cargo xtask tidy       checks the architecture invariants and the house rules
+       cargo xtask schema SCHEMA FILE...    checks YAML files by a JSON Schema
        cargo xtask picture    makes an SVG of what a terminal shows, from standard input
 ";
 
@@ -17,6 +19,7 @@ fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy::main(&root),
+        ["schema", schema, ref files @ ..] if !files.is_empty() => schema::main(schema, files),
         ["picture"] => match std::io::read_to_string(std::io::stdin()) {
             Ok(text) => {
                 print(&picture::svg(&text));

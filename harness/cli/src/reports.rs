@@ -227,14 +227,16 @@ fn write(
         let mut file = File::options().write(true).open(path).map_err(at(path))?;
         return content(&mut file).map_err(at(path));
     }
-    let mut beside = path.as_os_str().to_owned();
+    // A link stays one: what it leads to is replaced.
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut beside = target.as_os_str().to_owned();
     beside.push(".new");
     let beside = Path::new(&beside);
     let written = File::create(beside).and_then(|file| {
         let mut out = BufWriter::new(file);
         content(&mut out)?;
         out.flush()?;
-        fs::rename(beside, path)
+        fs::rename(beside, &target)
     });
     written.map_err(|error| {
         // What is left of it helps nobody.
