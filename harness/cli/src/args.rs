@@ -2,6 +2,7 @@
 
 pub(crate) mod changes;
 pub(crate) mod gate;
+pub(crate) mod regression;
 pub(crate) mod releases;
 
 use std::path::PathBuf;
@@ -412,10 +413,13 @@ pub(crate) struct CompareArgs {
 
 /// `kgate report`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct ReportArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<regression::ReportCommand>,
     /// The run directory.
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) dir: PathBuf,
+    #[arg(required = true, value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) outputs: Outputs,
 }

@@ -65,7 +65,10 @@ pub(crate) fn klog(context: &Context, args: &KlogArgs) -> Result<ExitCode, Comma
 }
 
 /// The debug information that was named.
-fn symbols(context: &Context, named: &[String]) -> Result<Option<Symbols>, CommandError> {
+pub(crate) fn symbols(
+    context: &Context,
+    named: &[String],
+) -> Result<Option<Symbols>, CommandError> {
     if named.is_empty() {
         return Ok(None);
     }

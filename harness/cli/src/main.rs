@@ -18,6 +18,7 @@ mod library;
 mod logs;
 mod manual;
 mod prepare;
+mod regression;
 mod releases;
 mod reports;
 mod run;

@@ -17,11 +17,13 @@ use kgate_report::{
 use kgate_runner::RunDir;
 use kgate_scenario::{Policy, Selected, Waivers};
 
+use crate::args::regression::ReportCommand;
 use crate::args::{CompareArgs, MergeArgs, Outputs, ReportArgs, Rules};
 use crate::context::Context;
 use crate::error::{CommandError, PROMOTE, at};
 use crate::logs;
 use crate::prepare::rules;
+use crate::regression;
 
 /// The bootstrap's seed: the same record gives the same verdict.
 const SEED: u64 = 0x6b67_6174_6521;
@@ -62,7 +64,12 @@ pub(crate) fn compare(context: &Context, args: &CompareArgs) -> Result<ExitCode,
 
 /// `kgate report`: writes what is asked for, to standard output where nothing is.
 pub(crate) fn report(context: &Context, args: &ReportArgs) -> Result<ExitCode, CommandError> {
-    decide(context, &open(&args.dir)?, None, &args.outputs)?;
+    match (&args.command, &args.dir) {
+        (Some(ReportCommand::Regression(args)), _) => regression::regression(context, args)?,
+        (None, Some(dir)) => drop(decide(context, &open(dir)?, None, &args.outputs)?),
+        // The parser asks for one of them.
+        (None, None) => return Err(CommandError::usage("the run directory is missing")),
+    }
     Ok(ExitCode::from(PROMOTE))
 }
 

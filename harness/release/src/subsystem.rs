@@ -74,6 +74,11 @@ impl Subsystem {
         fits.max_by_key(|(prefix, _)| prefix.len()).map_or_else(Self::other, |(_, found)| *found)
     }
 
+    /// Prefixes of the paths that are in it, its own directory first.
+    pub fn paths(self) -> impl Iterator<Item = &'static str> {
+        TABLE.paths.iter().filter(move |(_, found)| *found == self).map(|(prefix, _)| *prefix)
+    }
+
     /// The subsystem of a change: the one that most of its files are in, the first of them where that
     /// is not decided. Headers, documentation and tools count only in changes of nothing else.
     #[must_use]
