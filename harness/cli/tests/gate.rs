@@ -39,6 +39,9 @@ fn a_kernel_against_itself_boots_and_is_promoted() {
     results.assert_junit("subsystem", "quick", "success", "");
     results.assert_junit("run", "verdict", "success", "");
     bench.assert_no_temporary_files();
+    let done = bench.spawn(bench.kgate(&["report", "regression", "run"])).wait();
+    assert_eq!(done.code, 2, "{done}");
+    assert!(done.stderr.contains("no mail is due: nothing in this run speaks against"), "{done}");
 }
 
 #[test]
@@ -98,6 +101,49 @@ fn a_panic_in_a_scenario_rejects_and_the_rest_runs() {
     let console = out.split("--- console: ").nth(1).expect("the console's end");
     assert!(console.contains("Kernel panic - not syncing"), "{console}");
     results.assert_junit("subsystem", "after", "success", "");
+    assert_mail(&bench);
+}
+
+/// What is to be told to the kernel's developers of that run.
+fn assert_mail(bench: &Bench) {
+    let maintainers = "TTY LAYER\nM:\tAda Example <ada@example.org>\nF:\tdrivers/tty/\n";
+    bench.write("MAINTAINERS", maintainers);
+    let report = |more: &[&str]| {
+        bench.spawn(bench.kgate(&[&["report", "regression", "run"], more].concat())).wait()
+    };
+    let done = report(&["subsystem/crash", "--maintainers", "MAINTAINERS", "--output", "mail"]);
+    assert_eq!(done.code, 0, "{done}");
+    assert!(done.stderr.contains("To: stable@vger.kernel.org"), "{done}");
+    let mail = fs::read_to_string(bench.path("mail/mail.txt")).expect("a mail");
+    for part in [
+        "Cc: regressions@lists.linux.dev",
+        "\nSubject: [REGRESSION] ",
+        "\n\n#regzbot introduced: v6.1.",
+        "sysrq triggered crash",
+        "It was seen in 1 of 1 boots of 6.1.",
+        "kernels of Debian, not vanilla ones",
+        "echo c > /proc/sysrq-trigger; sleep 60",
+        "--append kgate.seed",
+        "Machine: QEMU ",
+    ] {
+        assert!(mail.contains(part), "no {part:?} in\n{mail}");
+    }
+    assert!(!mail.contains(bench.path("").to_str().unwrap()), "{mail}");
+    for (name, part) in [
+        ("config", "\nCONFIG_X86_64=y\n"),
+        ("dmesg-candidate.txt", "Kernel panic - not syncing: sysrq triggered crash"),
+        ("dmesg-baseline.txt", "] Linux version 6.1."),
+    ] {
+        let file = fs::read_to_string(bench.path("mail").join(name)).expect(name);
+        assert!(file.contains(part), "no {part:?} in {name}");
+    }
+    // What may have been edited stays.
+    let again = report(&["--output", "mail"]);
+    assert_eq!(again.code, 2, "{again}");
+    assert!(again.stderr.contains("mail.txt is there already"), "{again}");
+    let unknown = report(&["subsystem/quick"]);
+    assert_eq!(unknown.code, 2, "{unknown}");
+    assert!(unknown.stderr.contains("subsystem/crash: kernel panic"), "{unknown}");
 }
 
 #[test]
