@@ -261,3 +261,31 @@ fn tail(dir: &Path, name: &str, bytes: usize) -> Option<Vec<u8>> {
     file.take(bytes as u64).read_to_end(&mut tail).ok()?;
     Some(tail)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_finds_its_way_only_from_within_the_run_directory() {
+        let place = tempfile::tempdir().unwrap();
+        let run = place.path().join("run");
+        fs::create_dir_all(run.join("reports")).unwrap();
+        let way = |page: &str| way_up(&place.path().join(page), &run);
+        assert_eq!(way("run/report.html"), Some(String::new()));
+        assert_eq!(way("run/reports/report.html"), Some("../".to_owned()));
+        assert_eq!(way("report.html"), None);
+        assert_eq!(way("nowhere/report.html"), None);
+    }
+
+    #[test]
+    fn a_link_stays_one() {
+        let place = tempfile::tempdir().unwrap();
+        let (file, link) = (place.path().join("file"), place.path().join("link"));
+        fs::write(&file, "a longer text than before").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        write(&link, |out| out.write_all(b"new")).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+    }
+}
