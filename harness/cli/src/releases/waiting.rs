@@ -68,7 +68,7 @@ pub(crate) fn waiting(context: &Context, args: &WaitingArgs) -> Result<ExitCode,
     let releases = known.releases.unwrap_or_default();
     // CVEs that a changelog names beside the commits; a table of CVEs knows better.
     let named = |version: &Version| named_cves(&known.sources, version);
-    let others: [(&'static str, PerRelease<'_>); 1] = [("CVEs that the changelog names", &named)];
+    let others: [(&'static str, PerRelease<'_>); 1] = [("CVEs named", &named)];
     let commits = CommitDelta::new(&releases, &known.sources, catalogue.as_ref(), &[]);
     let waiting = Waiting::new(from, to, commits, catalogue.as_ref(), &others)?;
     if let Some(path) = &args.svg {
@@ -157,10 +157,10 @@ impl Waiting {
             curves.extend((kind.total() > 0).then_some(kind));
         }
         let mut notes = Vec::new();
-        if !curves.iter().any(Kind::has_dates) {
+        if !curves.iter().all(Kind::has_dates) {
             notes.push(
-                "no feed says when the releases came out (--feed SOURCE), so waiting is counted in \
-                 releases, which come about weekly"
+                "no feed says when all of these releases came out (--feed SOURCE), so waiting is \
+                 counted in releases, which come about weekly"
                     .to_owned(),
             );
         }
@@ -194,15 +194,15 @@ impl Waiting {
         for n in spread(points.len(), ROWS) {
             let Point { weeks, releases, version, total, .. } = &points[n];
             let after = match weeks {
-                Some(weeks) => format!("{weeks:.0}"),
-                None if self.has_dates() => "?".to_owned(),
-                None => releases.to_string(),
+                Some(weeks) if self.has_dates() => format!("{weeks:.0}"),
+                _ => releases.to_string(),
             };
             write!(out, "  {after:>8}  {:<12}", version.to_string())?;
             for kind in &self.curves {
                 write!(out, "{:>10}", grouped(kind.curve.points[n].total))?;
             }
-            writeln!(out, "   {}", "█".repeat((total * bar / most) as usize))?;
+            let bar = "█".repeat((total * bar / most) as usize);
+            writeln!(out, "{}{bar}", if bar.is_empty() { "" } else { "   " })?;
         }
         out.push('\n');
         for kind in &self.curves {
@@ -225,7 +225,7 @@ impl Waiting {
     }
 
     fn has_dates(&self) -> bool {
-        self.curves.iter().any(Kind::has_dates)
+        self.curves.iter().all(Kind::has_dates)
     }
 
     fn plot(&self) -> Plot {
@@ -264,7 +264,7 @@ impl Kind {
     }
 
     fn has_dates(&self) -> bool {
-        self.curve.points.iter().any(|point| point.weeks.is_some())
+        self.curve.points.iter().all(|point| point.weeks.is_some())
     }
 
     fn total(&self) -> u64 {
