@@ -150,31 +150,29 @@ impl Found {
 /// Debian package, or a list of numbers. Which one it is, its first line tells.
 pub struct Reader {
     name: String,
-    kind: OriginKind,
     lines: lines::Lines,
-    format: Option<Box<dyn Format>>,
-    found: Found,
+    text: Text,
+}
+
+/// A text of which the format is not known before its first line.
+#[derive(Default)]
+struct Text {
+    format: Option<(OriginKind, Box<dyn Format>)>,
+    /// It is of no known format.
     unknown: bool,
+    found: Found,
 }
 
 impl Reader {
     /// A reader of the source `name`.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            kind: OriginKind::Counts,
-            lines: lines::Lines::default(),
-            format: None,
-            found: Found::default(),
-            unknown: false,
-        }
+        Self { name: name.to_owned(), lines: lines::Lines::default(), text: Text::default() }
     }
 
     /// Takes the next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
-        let Self { kind, lines, format, found, unknown, .. } = self;
-        lines.feed(bytes, |line| take(line, kind, format, found, unknown));
+        self.lines.feed(bytes, |line| self.text.line(line));
     }
 
     /// What it says.
@@ -182,16 +180,15 @@ impl Reader {
     /// # Errors
     /// When it is of no known format, or says nothing of any release.
     pub fn finish(mut self) -> Result<Changes, ChangeError> {
-        let Self { kind, lines, format, found, unknown, .. } = &mut self;
-        lines.finish(|line| take(line, kind, format, found, unknown));
-        let Self { name, kind, found, .. } = self;
-        let what = match (self.format.is_some(), found.releases.is_empty()) {
-            (true, false) => {
+        self.lines.finish(|line| self.text.line(line));
+        let Self { name, text: Text { format, found, .. }, .. } = self;
+        let what = match format {
+            Some((kind, _)) if !found.releases.is_empty() => {
                 let origin = Origin { kind, name, snapshot: found.snapshot };
                 return Ok(Changes { origin, releases: found.releases });
             }
-            (true, true) => "it says nothing of any release",
-            _ => {
+            Some(_) => "it says nothing of any release",
+            None => {
                 "it is neither a ChangeLog of kernel.org, nor the changelog of a Debian package, nor a \
                  list of `version,commits`"
             }
@@ -200,29 +197,26 @@ impl Reader {
     }
 }
 
-fn take(
-    line: &str,
-    kind: &mut OriginKind,
-    format: &mut Option<Box<dyn Format>>,
-    found: &mut Found,
-    unknown: &mut bool,
-) {
-    if format.is_none() && !*unknown && !line.trim().is_empty() {
-        let told: Option<(_, Box<dyn Format>)> = if changelog::begins(line) {
-            Some((OriginKind::ChangeLog, Box::new(changelog::ChangeLog::default())))
-        } else if debian::begins(line) {
-            Some((OriginKind::Distribution, Box::new(debian::Debian::default())))
-        } else {
-            counts::Counts::begin(line)
-                .map(|counts| (OriginKind::Counts, Box::new(counts) as Box<dyn Format>))
-        };
-        match told {
-            Some((told, reader)) => (*kind, *format) = (told, Some(reader)),
-            None => *unknown = true,
+impl Text {
+    fn line(&mut self, line: &str) {
+        if self.format.is_none() && !self.unknown && !line.trim().is_empty() {
+            self.format = begun(line);
+            self.unknown = self.format.is_none();
+        }
+        if let Some((_, format)) = &mut self.format {
+            format.line(line, &mut self.found);
         }
     }
-    if let Some(format) = format {
-        format.line(line, found);
+}
+
+/// The format of a text that begins with this line.
+fn begun(line: &str) -> Option<(OriginKind, Box<dyn Format>)> {
+    if changelog::begins(line) {
+        Some((OriginKind::ChangeLog, Box::new(changelog::ChangeLog::default())))
+    } else if debian::begins(line) {
+        Some((OriginKind::Distribution, Box::new(debian::Debian::default())))
+    } else {
+        Some((OriginKind::Counts, Box::new(counts::Counts::begin(line)?)))
     }
 }
 

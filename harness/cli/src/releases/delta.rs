@@ -126,7 +126,6 @@ impl Delta {
         let commits = releases
             .map(|releases| CommitDelta::new(&releases, &sources, None, touches))
             .filter(|commits| !commits.sources.is_empty() || commits.releases.is_empty());
-        let same = relation == Relation::Same;
         if commits.is_some() && to < from {
             notes.push(format!("the step is backward: {to} lacks what is counted here"));
         }
@@ -156,7 +155,7 @@ impl Delta {
             from,
             to,
             relation,
-            releases: (!relation.is_major() || same).then(|| from.patch.abs_diff(to.patch)),
+            releases: (!relation.is_major()).then(|| from.patch.abs_diff(to.patch)),
             workload: touched.map(|(name, _)| name),
             commits,
             notes,
