@@ -121,7 +121,7 @@ impl Subsystem {
     }
 
     /// Which subsystems names are about: ids of scenarios, operations, modules and config options, as
-    /// [the table](self) knows their parts. What every workload uses is always among them.
+    /// the table knows their parts. What every workload uses is always among them.
     pub fn of_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Self> {
         let mut found = TABLE.words.get("*").cloned().unwrap_or_default();
         for name in names {
