@@ -1,6 +1,7 @@
 //! The command line as types. Parsing it does nothing.
 
 pub(crate) mod changes;
+pub(crate) mod cves;
 pub(crate) mod gate;
 pub(crate) mod regression;
 pub(crate) mod releases;

@@ -44,6 +44,7 @@ const PARTS: &[Part] = &[
     part("package lists", "packages/apt", ""),
     part("busybox", "", "busybox-"),
     part("checksums", "digests", ""),
+    part("CVE records", "cves", ""),
     part("accelerator", "", "kvm"),
     part("history", "", "history.json"),
     part("feeds", "feeds", ""),

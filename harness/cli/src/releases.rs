@@ -1,6 +1,7 @@
 //! `kgate releases`: what releases there are, what they change, and what is to be done about them.
 
 mod changes;
+mod cves;
 mod delta;
 pub(crate) mod feeds;
 pub(crate) mod new;
@@ -23,6 +24,7 @@ pub(crate) fn releases(context: &Context, args: &ReleasesArgs) -> Result<ExitCod
         Some(ReleasesCommand::New(args)) => new::new(context, args),
         Some(ReleasesCommand::Delta(args)) => delta::delta(context, args),
         Some(ReleasesCommand::Waiting(args)) => waiting::waiting(context, args),
+        Some(ReleasesCommand::Cves(args)) => cves::cves(context, args),
         None => overview(context, args),
     }
 }

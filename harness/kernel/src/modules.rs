@@ -195,6 +195,19 @@ impl Modules {
         self.files.iter().map(|(name, path)| (name.as_str(), path.as_path()))
     }
 
+    /// Where below [`root`](Self::root) all modules are, and where those would be that are built in
+    /// and could have been modules; `None` for a kernel without a list of the latter.
+    ///
+    /// # Errors
+    /// When the list can't be read.
+    pub fn drivers(&self) -> Result<Option<Vec<PathBuf>>, KernelError> {
+        let Some(root) = &self.root else { return Ok(None) };
+        let Some(builtin) = read_list(&root.join("modules.builtin"))? else { return Ok(None) };
+        let files = self.files.values().filter_map(|path| path.strip_prefix(root).ok());
+        let builtin = builtin.lines().map(Path::new);
+        Ok(Some(files.chain(builtin).map(Path::to_owned).collect()))
+    }
+
     /// Where the module `name` is. `modules.builtin` lists only what could have been a module, and
     /// may be absent: the configuration counts too, `foo` as built in with `CONFIG_FOO=y` or
     /// `CONFIG_FOO_FS=y`.

@@ -107,6 +107,10 @@ fn odd_ranges() {
     ]));
     assert_eq!(states(&brought, &["6.0.15", "6.0.99", "6.1", "5.10.217"]), "no yes no yes");
     assert_eq!(brought.fixes(), [(version("5.10.218"), None)]);
+    let ancient = one(json!([
+        { "version": "2.6.34.3", "lessThanOrEqual": "2.6.*", "status": "affected" },
+    ]));
+    assert_eq!(states(&ancient, &["2.6.34.2", "2.6.34.3", "2.6.39.4", "3.0"]), "no yes yes no");
     // Several entries, one of another product: any of the kernel's makes it affected.
     let mut other =
         entry("affected", json!([{ "version": "0", "lessThan": "9.0", "status": "affected" }]));

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use crate::args::gate::Gating;
 
 use super::changes::{DeltaArgs, WaitingArgs};
+use super::cves::CvesArgs;
 
 /// Which feeds tell what releases there are.
 #[derive(Debug, Default, Args)]
@@ -43,6 +44,9 @@ pub(crate) enum ReleasesCommand {
     Delta(DeltaArgs),
     /// Tell what comes together while a kernel stays as it is: the cost of waiting.
     Waiting(WaitingArgs),
+    /// Tell which CVEs two kernels differ in, by the records of the kernel's CNA. Information, never a
+    /// gate: nothing of it is in an exit code.
+    Cves(CvesArgs),
     /// Show which releases have come out that were not gated yet.
     New(Box<NewArgs>),
 }

@@ -10,7 +10,8 @@ use kgate_scenario::Action;
 use serde::Serialize;
 
 use super::changes::{Known, known};
-use super::subject::subject;
+use super::cves::{self, CvePart};
+use super::subject::{Subject, subject};
 use crate::args::LibraryArgs;
 use crate::args::changes::DeltaArgs;
 use crate::args::releases::ReportFormat;
@@ -38,18 +39,25 @@ struct Delta {
     workload: Option<String>,
     /// `None` where nothing at hand can tell.
     commits: Option<CommitDelta>,
+    /// `None` where no CVE records were read, or they say nothing of these kernels.
+    cves: Option<serde_json::Value>,
+    #[serde(skip)]
+    cves_text: Option<String>,
     notes: Vec<String>,
 }
 
 /// Runs the command.
 pub(crate) fn delta(context: &Context, args: &DeltaArgs) -> Result<ExitCode, CommandError> {
-    let (from, to) = (upstream(context, &args.from)?, upstream(context, &args.to)?);
+    let subjects = [subject(context, &args.from)?, subject(context, &args.to)?];
+    let versions = (counts_as(&subjects[0], &args.from)?, counts_as(&subjects[1], &args.to)?);
     let touched = match &args.workload {
         Some(name) => Some(touches(name, &args.library)?),
         None => None,
     };
+    let touches = touched.as_ref().map_or_else(Vec::new, |(_, touched)| touched.clone());
     let maintainers = args.maintainers.as_deref().map(maintainers).transpose()?;
-    let delta = Delta::new(context, args, (from, to), touched, maintainers.as_ref())?;
+    let mut delta = Delta::new(context, args, versions, touched, maintainers.as_ref())?;
+    delta.add_cves(cves::delta(context, &subjects[0], &subjects[1], &touches)?);
     let text = match args.format {
         ReportFormat::Text => delta.text(),
         ReportFormat::Json => serde_json::to_string_pretty(&delta)
@@ -61,8 +69,11 @@ pub(crate) fn delta(context: &Context, args: &DeltaArgs) -> Result<ExitCode, Com
 
 /// The upstream release that a kernel's changes can be counted from.
 pub(super) fn upstream(context: &Context, text: &str) -> Result<Version, CommandError> {
-    let version = subject(context, text)?.version;
-    version.counts_as().ok_or_else(|| {
+    counts_as(&subject(context, text)?, text)
+}
+
+fn counts_as(subject: &Subject, text: &str) -> Result<Version, CommandError> {
+    subject.version.counts_as().ok_or_else(|| {
         let text = line(text);
         CommandError::usage(format!("{text} doesn't say which upstream release it is"))
             .hint("give the version of its package, or the upstream version; vendors that pick fixes by hand have none")
@@ -84,7 +95,10 @@ fn maintainers(path: &std::path::Path) -> Result<Maintainers, CommandError> {
 }
 
 /// A workload by its name, and the subsystems that its profile is about.
-fn touches(name: &str, library: &LibraryArgs) -> Result<(String, Vec<Subsystem>), CommandError> {
+pub(super) fn touches(
+    name: &str,
+    library: &LibraryArgs,
+) -> Result<(String, Vec<Subsystem>), CommandError> {
     let library = Source::new(library)?;
     let scenarios = library.scenarios()?;
     let workload = library.workload(name, &scenarios)?;
@@ -158,8 +172,23 @@ impl Delta {
             releases: (!relation.is_major()).then(|| from.patch.abs_diff(to.patch)),
             workload: touched.map(|(name, _)| name),
             commits,
+            cves: None,
+            cves_text: None,
             notes,
         })
+    }
+
+    fn add_cves(&mut self, part: Option<Result<CvePart, String>>) {
+        match part {
+            Some(Ok(part)) => {
+                self.cves = Some(part.summary_json());
+                self.cves_text = Some(part.summary());
+            }
+            Some(Err(why)) => self.notes.push(why),
+            None => self.notes.push(
+                "no CVE records were read yet: `kgate releases cves update` reads them".to_owned(),
+            ),
+        }
     }
 
     fn text(&self) -> String {
@@ -196,6 +225,9 @@ impl Delta {
             for source in &commits.sources {
                 writeln!(out, "  source       {}", told(source))?;
             }
+        }
+        if let Some(cves) = &self.cves_text {
+            writeln!(out, "\n{cves}")?;
         }
         for note in &self.notes {
             writeln!(out, "  note         {note}")?;

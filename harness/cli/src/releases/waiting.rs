@@ -12,6 +12,7 @@ use kgate_release::{Catalogue, CommitDelta, ReleaseDelta, Version, releases_betw
 use serde::Serialize;
 
 use super::changes::{known, listed, tags};
+use super::cves::{self, Fixed};
 use super::delta::{amount, told, upstream};
 use super::feeds;
 use crate::args::changes::WaitingArgs;
@@ -66,11 +67,17 @@ pub(crate) fn waiting(context: &Context, args: &WaitingArgs) -> Result<ExitCode,
     }
     let known = known(context, &args.changes, (from, to), &kernels, None)?;
     let releases = known.releases.unwrap_or_default();
-    // CVEs that a changelog names beside the commits; a table of CVEs knows better.
+    // CVEs that a changelog names beside the commits; the CNA's records know better.
+    let fixed = cves::fixed_by_release(context, from.branch)?;
     let named = |version: &Version| named_cves(&known.sources, version);
-    let others: [(&'static str, PerRelease<'_>); 1] = [("CVEs named", &named)];
+    let recorded = |version: &Version| fixed.as_ref()?.of(version);
+    let others: [(&'static str, PerRelease<'_>); 1] = match fixed {
+        Some(_) => [("CVEs fixed", &recorded)],
+        None => [("CVEs named", &named)],
+    };
     let commits = CommitDelta::new(&releases, &known.sources, catalogue.as_ref(), &[]);
-    let waiting = Waiting::new(from, to, commits, catalogue.as_ref(), &others)?;
+    let mut waiting = Waiting::new(from, to, commits, catalogue.as_ref(), &others)?;
+    waiting.notes.extend(fixed.as_ref().map(Fixed::note));
     if let Some(path) = &args.svg {
         fs::write(path, waiting.plot().svg()).map_err(at(path))?;
     }

@@ -1,5 +1,6 @@
 //! What the records say of two versions: fixed, newly exposed, still open.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -188,7 +189,8 @@ impl Part {
         let rank = |row: &Row| {
             let days = row.lag.as_ref().map_or(0, |lag| lag.days);
             let place = Severity::ALL.iter().position(|s| *s == row.severity);
-            (row.absent.is_some(), place, std::cmp::Reverse(days))
+            let tenths = row.score.map_or(0, |score| (score * 10.0).round() as u32);
+            (row.absent.is_some(), place, Reverse((tenths, days)))
         };
         // Within a rank by identifier, which is the table's order.
         rows.sort_by_key(rank);
@@ -211,7 +213,7 @@ impl Part {
                 by_severity,
             })
             .collect();
-        by_subsystem.sort_by_key(|group| (!group.workload, std::cmp::Reverse(group.count)));
+        by_subsystem.sort_by_key(|group| (!group.workload, Reverse(group.count)));
         Self {
             count: rows.len(),
             apart: rows.iter().filter(|row| row.absent.is_some()).count(),

@@ -11,6 +11,8 @@ use super::kbuild::Kbuild;
 const ARCH: &str = "x86";
 /// What a source tree has beside the kernel.
 const BESIDE: &[&str] = &["Documentation/", "tools/testing/", "tools/perf/"];
+/// Where drivers are before they are good enough for a place of their own.
+const STAGING: &str = "drivers/staging";
 /// Directories in which each directory is a driver or a family of drivers that can be modules: if none
 /// of a kernel's modules and built-in drivers is from it, the kernel has nothing of it.
 const FAMILIES: &str = include_str!("families.txt");
@@ -136,29 +138,48 @@ impl KernelFiles {
     /// The directory of drivers that the file is in and the kernel has nothing of.
     fn family<'f>(&self, file: &'f str) -> Option<&'f str> {
         let objects = self.objects.as_ref()?;
-        let dirs = file.match_indices('/').map(|(at, _)| &file[..at]);
-        dirs.filter(|dir| {
-            let above = dir.rsplit_once('/').map(|(above, _)| above);
-            above.is_some_and(|above| lines(FAMILIES).any(|family| matches(family, above)))
-        })
-        .find(|dir| {
+        let mut dirs = file.match_indices('/').map(|(at, _)| &file[..at]);
+        let family = dirs.find(|dir| {
+            let (above, name) = dir.rsplit_once('/').unwrap_or_default();
             let below = format!("{dir}/");
-            !objects.range(below.clone()..).next().is_some_and(|next| next.starts_with(&below))
+            let first = objects.range(below.clone()..).next();
+            lines(FAMILIES).any(|family| matches(family, above))
+                && !lines(FAMILIES).any(|row| row.strip_prefix('-') == Some(*dir))
+                && !first.is_some_and(|next| next.starts_with(&below))
+                && !name.is_empty()
+        })?;
+        (!self.may_have_moved(file, family)).then_some(family)
+    }
+
+    /// Whether there is something of the name of the file or of its directory elsewhere: records name
+    /// files as they are called in mainline, and in this kernel they may have been somewhere else.
+    fn may_have_moved(&self, file: &str, family: &str) -> bool {
+        let name = |path: &str| {
+            let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+            name.split('.').next().unwrap_or(name).replace('-', "_")
+        };
+        let top = |path: &str| path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/");
+        let (stem, directory, place) = (name(file), name(family), top(family));
+        let like = |one: &str, known: &str| {
+            one.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        self.objects.iter().flatten().any(|object| {
+            let near = [&*top(object), &*place].contains(&STAGING) || top(object) == place;
+            like(&name(object), &stem)
+                || near && object.split('/').any(|part| like(&part.replace('-', "_"), &directory))
         })
     }
 
     /// The options of the file's directory, if all are off.
     fn off_by_directory(&self, file: &str) -> Option<String> {
         let config = self.config.as_ref()?;
-        let (_, options) = lines(OPTIONS)
-            .filter_map(|line| line.split_once(' '))
-            .find(|(dir, _)| file.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')))?;
-        let mut names = options.split_whitespace();
-        let off = names.clone().all(|option| !is_on(config, option));
-        off.then(|| {
-            let first = names.next().unwrap_or_default();
-            names.fold(format!("CONFIG_{first}"), |all, option| format!("{all} CONFIG_{option}"))
-        })
+        let rows = lines(OPTIONS).filter_map(|line| line.split_once(' '));
+        let mut rows = rows
+            .filter(|(dir, _)| file.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')));
+        let (_, options) =
+            rows.find(|(_, options)| options.split(' ').all(|option| !is_on(config, option)))?;
+        let names: Vec<_> = options.split(' ').map(|option| format!("CONFIG_{option}")).collect();
+        Some(names.join(" "))
     }
 }
 

@@ -133,9 +133,12 @@ pub enum RecordError {
         /// What is there.
         text: String,
     },
-    /// Fewer or more than a record can have.
+    /// More of something than a record has.
     #[error("{0}: more than {LIST}")]
     TooMany(&'static str),
+    /// It is too large.
+    #[error("larger than {} MiB", MAX_RECORD >> 20)]
+    Large,
 }
 
 #[derive(Deserialize)]
@@ -328,6 +331,8 @@ impl Versions {
             (Some("*"), _) | (None, Some("*")) => End::Open,
             (None, None) if self.version == "*" => End::Open,
             (None, None) => End::Same,
+            // As many numbers as a branch has now, but all that was before 3.0.
+            (Some("2.6.*"), _) | (None, Some("2.6.*")) => End::Before(Branch::new(3, 0).mainline()),
             (Some(text), _) | (None, Some(text)) if text.ends_with(".*") => {
                 let branch = text.strip_suffix(".*").and_then(|text| text.parse::<Branch>().ok());
                 End::Branch(branch.ok_or(text)?)
