@@ -98,7 +98,7 @@ pub(crate) enum ColorWhen {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Compare two kernels under a workload, and decide.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Gate each new release: find what has come out, fetch it, run it against production, report, and
     /// write down that it is done.
     Gate(Box<gate::GateArgs>),

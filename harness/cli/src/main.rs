@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandError> {
     match command {
-        Command::Run(args) => run::run(context, args),
+        Command::Run(args) => run::run(context, &args),
         Command::Gate(args) => gate::gate(context, &args),
         Command::Boot(args) => boot::boot(context, args),
         Command::Compare(args) => reports::compare(context, &args),

@@ -35,11 +35,11 @@ const PLANNED_WITH: &str = "the run can only go on with the kernel that it was p
 const HISTORY: &str = "history.json";
 
 /// Runs the command.
-pub(crate) fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CommandError> {
+pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let budget = Budget::new(&args.guest);
     let verdict =
-        runtime.block_on(async { carry_out(context, &args, &budget, watch_signals()?).await })?;
+        runtime.block_on(async { carry_out(context, args, &budget, watch_signals()?).await })?;
     Ok(ExitCode::from(verdict.exit_code()))
 }
 
