@@ -208,14 +208,12 @@ impl Job<'_> {
             return Err(CommandError::interrupted("interrupted; nothing is running"));
         }
         let Some(seat) = self.claim(version, asked_for)? else { return Ok(None) };
-        let TierChoice { tier, why } = self.desk.tier(version);
-        anstream::println!(
-            "{version}   {} tier, in {}\n  {why}",
-            tier.as_str(),
-            seat.path.display()
-        );
+        let TierChoice { tier, .. } = self.desk.tier(version);
+        anstream::println!("{version}   {} tier, in {}", tier.as_str(), seat.path.display());
         let ended = self.run(version, kernel, &seat).await;
-        self.record(version, &seat, tier, ended).map(Some)
+        // The kernel itself may have said more than feeds.
+        let chosen = RunDir::open(&seat.path).ok().and_then(|dir| dir.plan().tier.clone());
+        self.record(version, &seat, chosen.map_or(tier, |chosen| chosen.tier), ended).map(Some)
     }
 
     /// Takes a release, if it is to be had.

@@ -5,14 +5,19 @@ use std::collections::BTreeMap;
 use kgate_kernel::{Kernel, Reference, Status};
 use kgate_model::outcome::Role;
 use kgate_model::plan::{Plan, TierChoice};
+use kgate_release::change::Bound;
 use kgate_release::tier::Facts;
+use kgate_release::waiting::grouped;
+use kgate_release::{CommitDelta, Relation};
 use kgate_runner::{Capabilities, Inputs, make_plan};
 use kgate_scenario::{Glob, Policy, Waivers};
 
+use crate::args::changes::ChangeArgs;
 use crate::args::{Rules, Subjects};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::library::{Source, read};
+use crate::releases::changes;
 use crate::releases::new::shifts;
 use crate::releases::subject::of_kernel;
 
@@ -53,13 +58,13 @@ impl Prepared {
             let reference = Reference::parse(&kernel.origin.reference)?;
             kernel.origin.reference = reference.seen_from(&here).to_string();
         }
-        let tier = tier(&mut inputs, &kernels, subjects);
+        let tier = tier(context, &mut inputs, &kernels, subjects);
         Ok(Self { inputs, library, kernels, tier })
     }
 
     /// What tier the candidate is by itself and by the policy, whether it is applied or not.
-    pub(crate) fn own_tier(&self) -> TierChoice {
-        facts(&self.kernels).tier(&shifts(&self.inputs.policy), None)
+    pub(crate) fn own_tier(&self, context: &Context) -> TierChoice {
+        facts(context, Facts::default(), &self.kernels).tier(&shifts(&self.inputs.policy), None)
     }
 
     /// The plan.
@@ -73,26 +78,46 @@ impl Prepared {
 
 /// Leaves of the workload what the tier tries. Boots of the command line replace the tier's as well.
 fn tier(
+    context: &Context,
     inputs: &mut Inputs,
     kernels: &BTreeMap<Role, Kernel>,
     subjects: &Subjects,
 ) -> Option<TierChoice> {
     let given = subjects.tier.tier?.given();
-    let facts = subjects.tier.facts.clone().unwrap_or_else(|| facts(kernels));
+    let facts = facts(context, subjects.tier.facts.clone().unwrap_or_default(), kernels);
     let mut choice = facts.tier(&shifts(&inputs.policy), given);
     let what = inputs.policy.tiers.apply(choice.tier, subjects.boots, &mut inputs.selected);
     choice.why = format!("{} {what}", choice.why);
     Some(choice)
 }
 
-/// What the kernels themselves say of how far they are apart.
-fn facts(kernels: &BTreeMap<Role, Kernel>) -> Facts {
-    let release = |role| of_kernel(&kernels[&role])?.counts_as();
-    Facts {
-        production: release(Role::Baseline),
-        candidate: release(Role::Candidate),
-        ..Facts::default()
-    }
+/// What is known, and what the kernels themselves say of how far they are apart.
+fn facts(context: &Context, known: Facts, kernels: &BTreeMap<Role, Kernel>) -> Facts {
+    let release = |role| of_kernel(&kernels[&role]).and_then(|version| version.counts_as());
+    let facts =
+        Facts { production: release(Role::Baseline), candidate: release(Role::Candidate), ..known };
+    let changes = changes(context, &facts, &kernels[&Role::Candidate].origin.reference);
+    changes.map_or(facts.clone(), |(commits, changed)| Facts {
+        commits: Some(commits),
+        changed: Some(changed),
+        ..facts
+    })
+}
+
+/// What the changelog in the candidate's package says: commits in words, and the subsystems that they
+/// are of.
+fn changes(context: &Context, facts: &Facts, candidate: &str) -> Option<(String, Vec<String>)> {
+    let between = (facts.production?, facts.candidate?);
+    (Relation::of(&between.0, &between.1) == Relation::BugfixForward).then_some(())?;
+    let args = ChangeArgs::default();
+    // Where it can't be read, the tier is chosen without it.
+    let known = changes::known(context, &args, between, &[candidate], None).ok()?;
+    let delta = CommitDelta::new(&known.releases?, &known.sources, None, &[]);
+    (!delta.sources.is_empty()).then(|| {
+        let least = if delta.bound == Bound::LowerBound { "at least " } else { "" };
+        let names = delta.subsystems.iter().map(|one| one.subsystem.name().to_owned());
+        (format!("{least}{} commits", grouped(delta.total)), names.collect())
+    })
 }
 
 /// Resolves both kernels.

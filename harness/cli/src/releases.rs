@@ -1,6 +1,6 @@
 //! `kgate releases`: what releases there are, what they change, and what is to be done about them.
 
-mod changes;
+pub(crate) mod changes;
 mod cves;
 mod delta;
 pub(crate) mod feeds;

@@ -172,7 +172,8 @@ impl Run {
         let record = dir.record()?;
         let remembered = context.cache()?.join(HISTORY);
         let mut history = History::load(&remembered);
-        for line in foresight::lines(dir.plan(), dir.inputs(), &history) {
+        let why = dir.plan().tier.iter().map(|choice| choice.why.clone());
+        for line in why.chain(foresight::lines(dir.plan(), dir.inputs(), &history)) {
             anstream::eprintln!("  {line}");
         }
         let mut live = Live::new(&record, context.colour);
@@ -282,7 +283,7 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
         plan.boots.len(),
         plan.trials().count(),
     );
-    for line in tier(&prepared, &plan) {
+    for line in tier(context, &prepared, &plan) {
         anstream::println!("  {line}");
     }
     let history = History::load(&context.cache()?.join(HISTORY));
@@ -322,11 +323,11 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
 }
 
 /// Which tier the plan is of and why; without one, which it would be.
-fn tier(prepared: &Prepared, plan: &Plan) -> [String; 2] {
+fn tier(context: &Context, prepared: &Prepared, plan: &Plan) -> [String; 2] {
     match &plan.tier {
         Some(TierChoice { tier, why }) => [format!("{} tier", tier.as_str()), why.clone()],
         None => {
-            let TierChoice { tier, why } = prepared.own_tier();
+            let TierChoice { tier, why } = prepared.own_tier(context);
             let tier = tier.as_str();
             let whole =
                 "the whole workload, as it is written; --tier auto shows what `kgate gate` runs";

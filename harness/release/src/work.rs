@@ -5,8 +5,8 @@ use jiff::civil::Date;
 
 use crate::catalogue::Catalogue;
 use crate::standing::Standing;
-use crate::state::{Claim, Gated, Line, State, Status};
-use crate::version::Version;
+use crate::state::{Claim, Line, State, Status};
+use crate::version::{Branch, Version};
 
 /// What is known, and what is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +66,7 @@ impl Question<'_> {
     }
 
     /// The branch whose evaluation is due.
-    #[must_use]
-    pub fn due(&self) -> Option<crate::version::Branch> {
+    fn due(&self) -> Option<Branch> {
         let branch = self.production.branch;
         let next = Standing::of(self.catalogue, branch, Some(self.production)).next_longterm?;
         next.due.then_some(next.branch)
@@ -143,10 +142,154 @@ impl Question<'_> {
         let known = self.state.known(self.line, version);
         known.map_or(Status::Open, |known| known.status(self.now, self.tries))
     }
+}
 
-    /// The release of this line that was gated last.
-    #[must_use]
-    pub fn last(&self) -> Option<(&Version, &Gated)> {
-        self.state.last_gated(self.line)
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::civil::date;
+    use kgate_model::plan::Tier;
+
+    use super::*;
+    use crate::catalogue::{BranchEntry, BranchState, Release};
+    use crate::state::{Entry, Event, FORMAT};
+
+    const TODAY: Date = date(2026, 8, 22);
+
+    fn line() -> Line {
+        Line { workload: "edge".into(), track: "6.1".into() }
+    }
+
+    fn now() -> Timestamp {
+        "2026-08-22T12:00:00Z".parse().unwrap()
+    }
+
+    /// Releases, those with a `*` offered.
+    fn catalogue(releases: &str) -> Catalogue {
+        let mut catalogue = Catalogue::new(TODAY);
+        for name in releases.split(' ') {
+            let version: Version = name.trim_end_matches('*').parse().unwrap();
+            let entry = catalogue.branches.entry(version.branch).or_insert(BranchEntry {
+                state: BranchState::Longterm,
+                end: None,
+                releases: BTreeMap::new(),
+            });
+            let kernel = name.ends_with('*').then(|| format!("kernels/{version}"));
+            let day = if version.patch == 0 { date(2022, 12, 11) } else { TODAY };
+            entry.releases.insert(version, Release { date: Some(day), kernel });
+        }
+        catalogue
+    }
+
+    fn entry(version: &str, event: Event) -> Entry {
+        let version = version.parse().unwrap();
+        Entry { format: FORMAT.into(), at: now(), line: line(), version, event }
+    }
+
+    fn gated(version: &str, on: Date) -> Entry {
+        let event = Event::Gated {
+            by: version.into(),
+            verdict: "promote".into(),
+            on,
+            dir: version.into(),
+            production: "6.1.170".into(),
+            tier: Tier::Bugfix.as_str().into(),
+        };
+        entry(version, event)
+    }
+
+    fn tried(version: &str, by: &str) -> Entry {
+        entry(version, Event::Tried { by: by.into(), why: "no network".into(), anew: false })
+    }
+
+    fn told(releases: &str, entries: &[Entry], latest: bool) -> String {
+        let (catalogue, state) = (catalogue(releases), State::new(entries.iter().cloned()));
+        let question = Question {
+            catalogue: &catalogue,
+            state: &state,
+            line: &line(),
+            production: "6.1.170".parse().unwrap(),
+            now: now(),
+            tries: 2,
+            evaluate_every: 28,
+            latest,
+        };
+        let work = question.work();
+        let names = |versions: Vec<Version>| {
+            versions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let parts = [
+            ("gate", names(work.candidates.into_iter().map(|one| one.version).collect())),
+            ("busy", names(work.busy.into_iter().map(|(version, _)| version).collect())),
+            ("stuck", names(work.stuck.into_iter().map(|(version, _)| version).collect())),
+            ("not offered", names(work.not_offered.into_iter().map(|(v, _)| v).collect())),
+            ("passed over", names(work.passed_over)),
+            ("superseded", names(work.superseded)),
+        ];
+        let parts = parts.iter().filter(|(_, names)| !names.is_empty());
+        parts.map(|(what, names)| format!("{what}: {names}")).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn what_is_new_is_what_came_out_after_production_and_was_not_gated() {
+        let all = "6.1 6.1.169* 6.1.170* 6.1.171 6.1.172* 6.1.173* 6.1.174 6.1.175-rc1*";
+        let seen = entry("6.1.168", Event::Seen { on: TODAY });
+        let gone = entry("6.1.176", Event::Seen { on: TODAY });
+        let claim = Event::Claimed {
+            by: "a".into(),
+            until: "2026-08-22T13:00:00Z".parse().unwrap(),
+            dir: "6.1.172".into(),
+        };
+        let (first, second) = (tried("6.1.172", "a"), tried("6.1.172", "b"));
+        let after = gated("6.1.173", TODAY);
+        for (entries, latest, expected) in [
+            (vec![], false, "gate: 6.1.172 6.1.173; not offered: 6.1.174; passed over: 6.1.171"),
+            (
+                vec![],
+                true,
+                "gate: 6.1.173; not offered: 6.1.174; passed over: 6.1.171; superseded: 6.1.172",
+            ),
+            (
+                vec![after.clone()],
+                false,
+                "gate: 6.1.172; not offered: 6.1.174; passed over: 6.1.171",
+            ),
+            (
+                vec![seen, gone],
+                false,
+                "gate: 6.1.172 6.1.173; not offered: 6.1.174 6.1.176; passed over: 6.1.171",
+            ),
+            (
+                vec![entry("6.1.172", claim)],
+                false,
+                "gate: 6.1.173; busy: 6.1.172; not offered: 6.1.174; passed over: 6.1.171",
+            ),
+            (
+                vec![first.clone()],
+                false,
+                "gate: 6.1.172 6.1.173; not offered: 6.1.174; passed over: 6.1.171",
+            ),
+            (
+                vec![first.clone(), second.clone()],
+                false,
+                "gate: 6.1.173; stuck: 6.1.172; not offered: 6.1.174; passed over: 6.1.171",
+            ),
+            // Nobody waits any more for what has a successor.
+            (vec![first, second, after], false, "not offered: 6.1.174; passed over: 6.1.171"),
+        ] {
+            assert_eq!(told(all, &entries, latest), expected, "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn the_next_longterm_is_evaluated_once_in_a_while() {
+        let all = "6.1 6.1.170* 6.6.40* 6.12.40* 6.12.41* 6.12.42";
+        assert_eq!(told(all, &[], false), "gate: 6.12.41");
+        assert_eq!(told(all, &[gated("6.12.40", date(2026, 7, 24))], false), "gate: 6.12.41");
+        assert_eq!(told(all, &[gated("6.12.40", date(2026, 8, 1))], false), "");
+        // The same is not evaluated twice.
+        assert_eq!(told(all, &[gated("6.12.41", date(2026, 1, 1))], false), "");
+        assert_eq!(told("6.1 6.1.170*", &[], false), "");
     }
 }

@@ -139,3 +139,78 @@ impl Tiers {
         format!("It runs {count} of the workload's {all} scenarios{boots} of each kernel; {left}.")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::{Library, Workload};
+
+    const SCENARIOS: [(&str, &str); 4] = [
+        ("subsystem/quick", ""),
+        ("integration/web", ""),
+        ("performance/pipe", "boot: exact\n"),
+        ("performance/tcp", ""),
+    ];
+
+    fn library() -> Library {
+        let files = SCENARIOS.map(|(id, keys)| {
+            let (kind, _) = id.split_once('/').unwrap();
+            let text = format!("kind: {kind}\nsummary: s\n{keys}steps:\n  - measure: pipe\n");
+            (PathBuf::from(format!("scenarios/{id}.yaml")), text)
+        });
+        Library::load(files).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    }
+
+    fn workload(scenarios: &str, policy: &str) -> Result<Workload, crate::Mistakes> {
+        let text = format!("summary: s\nscenarios: {scenarios}\npolicy: {{ {policy} }}\n");
+        Workload::load(Path::new("edge.yaml"), &text, &library())
+    }
+
+    /// What a tier leaves of a workload.
+    fn left(tier: Tier, boots: Option<u32>, scenarios: &str, policy: &str) -> String {
+        let workload = workload(scenarios, policy).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let mut selected = library().select(&workload);
+        let told = workload.policy.tiers.apply(tier, boots, &mut selected);
+        let names = selected.iter().map(|one| format!("{} {}", one.scenario.id, one.boots));
+        format!("{}\n{told}", names.collect::<Vec<_>>().join(", "))
+    }
+
+    #[test]
+    fn a_tier_leaves_what_it_tries() {
+        use Tier::{Bugfix, Major, NextLongterm};
+        let all = "['**']";
+        insta::assert_snapshot!(left(Bugfix, None, all, "boots: 5"));
+        insta::assert_snapshot!(left(Bugfix, None, all, "boots: 2"));
+        insta::assert_snapshot!(left(Bugfix, Some(7), all, "boots: 2"));
+        insta::assert_snapshot!(left(Major, None, all, "boots: 5"));
+        insta::assert_snapshot!(left(
+            NextLongterm,
+            None,
+            "[subsystem/quick: { boots: 1 }, integration/web]",
+            ""
+        ));
+        insta::assert_snapshot!(left(Bugfix, None, "[performance/tcp]", "boots: 5"));
+        insta::assert_snapshot!(left(
+            Bugfix,
+            None,
+            "[subsystem/quick, performance/tcp: { skip: noisy }]",
+            ""
+        ));
+        let own = "tiers: { bugfix: { boots: 1, scenarios: [performance/*] } }";
+        insta::assert_snapshot!(left(Bugfix, None, all, own));
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        let tiers = "tiers: { bugfix: { boots: 0, scenarios: [subsytem/*] }, inconclusive: never, \
+                     shift: [{ to: minor, branches: ['6.12.3'] }, { to: major }, { branches: [6.10] }] }";
+        insta::assert_snapshot!(workload("['**']", tiers).unwrap_err());
+        let right = "tiers: { shift: [{ to: major, branches: [6.10], subsystems: [fs/xfs] }], \
+                     evaluate-every: 7, tries: 1, inconclusive: again }";
+        let tiers = workload("['**']", right).unwrap().policy.tiers;
+        assert_eq!(tiers.shifts[0].branches, ["6.10"]);
+        assert_eq!((tiers.evaluate_every, tiers.tries, tiers.inconclusive), (7, 1, Settles::Again));
+    }
+}
