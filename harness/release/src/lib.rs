@@ -6,6 +6,9 @@
 pub mod bisect;
 
 mod catalogue;
+mod version;
+
+mod catalogue;
 pub mod change;
 pub mod cve;
 mod delta;
