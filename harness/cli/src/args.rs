@@ -5,12 +5,15 @@ pub(crate) mod cves;
 pub(crate) mod gate;
 pub(crate) mod regression;
 pub(crate) mod releases;
+mod bisect;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use kgate_model::plan::Tier;
 use kgate_release::tier::Facts;
+
+pub(crate) use self::bisect::BisectArgs;
 
 /// Boots the kernel in production and the one that should replace it, runs your workload's scenarios
 /// on both, and says whether the new one may go out.
@@ -114,6 +117,8 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Put the partitions of a run together, and decide.
     Merge(MergeArgs),
+    /// Find the release or the commit that brought a failure.
+    Bisect(Box<BisectArgs>),
     /// Find the failures in console logs and `dmesg` output, or what is new in them.
     Klog(KlogArgs),
     /// Look at scenarios and check them.

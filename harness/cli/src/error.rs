@@ -18,6 +18,8 @@ pub(crate) const PROMOTE: u8 = 0;
 pub(crate) const REJECT: u8 = 1;
 /// The command line or a file of the user's is wrong.
 pub(crate) const USAGE: u8 = 2;
+/// It could not be decided.
+pub(crate) const INCONCLUSIVE: u8 = 3;
 /// Something of ours failed, or of the machine that kgate runs on.
 pub(crate) const INFRASTRUCTURE: u8 = 4;
 /// Ctrl-C.
@@ -67,6 +69,11 @@ impl CommandError {
     /// The number of the exit code.
     pub(crate) const fn code(&self) -> u8 {
         self.code
+    }
+
+    /// Whether it is the user's mistake.
+    pub(crate) fn is_usage(&self) -> bool {
+        self.code == USAGE
     }
 
     /// The process's exit code.

@@ -2,6 +2,7 @@
 //! the environment read and an exit code chosen.
 
 mod args;
+mod bisect;
 mod boot;
 mod cache;
 mod context;
@@ -55,6 +56,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Explain(args) => explain::command(context, &args),
         Command::Plan(args) => run::plan(context, &args),
         Command::Merge(args) => reports::merge(context, &args),
+        Command::Bisect(args) => bisect::bisect(context, &args),
         Command::Klog(args) => klog::klog(context, &args),
         Command::Scenario(command) => scenario::scenario(command),
         Command::Kernel(command) => kernel::kernel(context, command),

@@ -1,0 +1,1 @@
+//! Bisections in this process.
