@@ -74,6 +74,7 @@ struct Inner {
     requests: RefCell<Vec<BootRequest>>,
     dying: RefCell<Option<End>>,
     printing: RefCell<Option<String>>,
+    printing_at: RefCell<BTreeMap<String, String>>,
     active: Rc<Cell<usize>>,
     most: Cell<usize>,
 }
@@ -136,6 +137,11 @@ impl LocalPool {
     /// The next machine has printed this to its console when it is ready.
     pub fn print_when_ready(&self, text: &str) {
         self.inner.printing.replace(Some(text.to_owned()));
+    }
+
+    /// Every machine whose name begins with `name` has printed this to its console when it is ready.
+    pub fn print_at(&self, name: &str, text: &str) {
+        self.inner.printing_at.borrow_mut().insert(name.to_owned(), text.to_owned());
     }
 
     /// The switches of the machine that was last started with a name that begins with `name`.
@@ -330,6 +336,11 @@ impl Inner {
         };
         if let Some(text) = self.printing.take() {
             remote.print(&text);
+        }
+        for (name, text) in self.printing_at.borrow().iter() {
+            if seat.name.starts_with(name) {
+                remote.print(text);
+            }
         }
         if let Some(end) = self.dying.take() {
             remote.signal(Signal::STOP);

@@ -66,8 +66,10 @@ impl Symptom {
                 Self { scenario: Some(scenario.clone()), failure }
             }
             About::Scenario { scenario, subtest: None } => {
-                let case = assessment.scenarios().find(|c| c.subject.scenario() == Some(scenario))?;
-                let trial = record.trials.iter().find(|t| Some(&t.planned.id) == case.trial.as_ref())?;
+                let case =
+                    assessment.scenarios().find(|c| c.subject.scenario() == Some(scenario))?;
+                let trial =
+                    record.trials.iter().find(|t| Some(&t.planned.id) == case.trial.as_ref())?;
                 let failure = match trial.outcome.as_ref()? {
                     Outcome::Failed { cause } => Failure::of(cause, &trial.findings),
                     Outcome::Skipped { reason } => Failure::lacking(reason),
@@ -178,7 +180,9 @@ impl Symptom {
         let in_boot = |trial: &&TrialRecord| trial.boot == boot.planned.id && self.is_about(trial);
         let trials: Vec<&TrialRecord> = record.trials.iter().filter(in_boot).collect();
         let in_log = |findings: &[Finding]| match &self.failure {
-            Failure::Finding { signature, .. } => findings.iter().any(|f| f.signature == *signature),
+            Failure::Finding { signature, .. } => {
+                findings.iter().any(|f| f.signature == *signature)
+            }
             _ => false,
         };
         let in_trials = self.scenario.is_some() && trials.iter().any(|t| self.failure.is_in(t));
@@ -205,7 +209,9 @@ impl Symptom {
                 Some(Outcome::Failed { cause } | Outcome::Errored { cause }) => {
                     return Seen::Ours(cause.to_string());
                 }
-                Some(Outcome::Skipped { reason }) => return Seen::Skip(format!("skipped: {reason}")),
+                Some(Outcome::Skipped { reason }) => {
+                    return Seen::Skip(format!("skipped: {reason}"));
+                }
                 None => return Seen::Ours("it never ran to its end".to_owned()),
             }
             if let Failure::Subtest { path } = &self.failure {
@@ -256,19 +262,21 @@ impl Failure {
             _ => None,
         };
         logged.map_or_else(
-            || Self::Fault { kind: fault.kind, message: essence(&fault.message) },
+            || Self::Fault { kind: fault.kind, message: fault.message.clone() },
             Self::finding,
         )
     }
 
     /// A kernel on which a scenario is skipped, because it lacks what others have.
     fn lacking(reason: &str) -> Self {
-        Self::Fault { kind: FaultKind::Requirement, message: essence(reason) }
+        Self::Fault { kind: FaultKind::Requirement, message: reason.to_owned() }
     }
 
     fn is(&self, fault: &Fault) -> bool {
         matches!(self, Self::Fault { kind, message }
-            if fault.blame == Blame::Kernel && *kind == fault.kind && *message == essence(&fault.message))
+            if fault.blame == Blame::Kernel
+                && *kind == fault.kind
+                && essence(message) == essence(&fault.message))
     }
 
     fn is_in(&self, trial: &TrialRecord) -> bool {
@@ -277,7 +285,10 @@ impl Failure {
                 .subtests
                 .iter()
                 .any(|s| s.path == *path && matches!(s.outcome, Outcome::Failed { .. })),
-            (_, Some(Outcome::Skipped { reason })) => *self == Self::lacking(reason),
+            (
+                Self::Fault { kind: FaultKind::Requirement, message },
+                Some(Outcome::Skipped { reason }),
+            ) => essence(message) == essence(reason),
             (_, Some(Outcome::Failed { cause })) => self.is(cause),
             _ => false,
         }

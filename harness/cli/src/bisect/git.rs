@@ -100,9 +100,9 @@ impl Repository {
         good: &str,
         bad: &str,
     ) -> Result<Vec<Point>, CommandError> {
-        let base = self.ask(host, &["merge-base", good, bad]).map_err(|_| {
-            CommandError::usage(format!("{good} and {bad} have nothing in common"))
-        })?;
+        let base = self
+            .ask(host, &["merge-base", good, bad])
+            .map_err(|_| CommandError::usage(format!("{good} and {bad} have nothing in common")))?;
         let good = base.trim();
         if good == bad {
             return Err(CommandError::usage("the bad end does not come after the good one"));
@@ -133,11 +133,7 @@ impl Repository {
         let args = ["log", "-1", "--format=%s%x00%an <%ae>%x00%as", commit];
         let text = self.ask(host, &args).ok()?;
         let mut parts = text.trim_end().split('\0').map(line);
-        Some(Description {
-            subject: parts.next()?,
-            author: parts.next()?,
-            date: parts.next()?,
-        })
+        Some(Description { subject: parts.next()?, author: parts.next()?, date: parts.next()? })
     }
 
     /// Checks a commit out to a directory of its own and builds it. `Ok(Err)` says why it doesn't build.
@@ -160,7 +156,9 @@ impl Repository {
             return Ok(Ok(kernel));
         }
         match fs::remove_file(built) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(at(built)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(at(built)(error));
+            }
             _ => {}
         }
         if !source.join(".git").is_dir() {
@@ -173,7 +171,10 @@ impl Repository {
             let output = host.run(&clone)?;
             if output.code != Some(0) {
                 let said = String::from_utf8_lossy(&output.stderr);
-                return Err(CommandError::infrastructure(format!("git clone: {}", line(said.trim()))));
+                return Err(CommandError::infrastructure(format!(
+                    "git clone: {}",
+                    line(said.trim())
+                )));
             }
         }
         let checkout = ["checkout", "--quiet", "--force", "--detach", commit];

@@ -105,6 +105,8 @@ struct Bisect<'a> {
     setup: Setup,
     journal: Journal,
     search: Search,
+    /// As it began.
+    fresh: Search,
     symptom: Option<Symptom>,
     certainty: Option<Certainty>,
     /// Points that were verified.
@@ -138,8 +140,7 @@ impl<'a> Bisect<'a> {
         let dir = Context::here()?.join(dir);
         let path = dir.join(SETUP);
         let text = fs::read_to_string(&path).map_err(at(&path))?;
-        let damaged =
-            |why: String| CommandError::usage(format!("{}: {why}", path.display()));
+        let damaged = |why: String| CommandError::usage(format!("{}: {why}", path.display()));
         let setup: Setup =
             serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
         if setup.format != FORMAT {
@@ -165,13 +166,15 @@ impl<'a> Bisect<'a> {
             dir,
             setup,
             journal,
+            fresh: search.clone(),
             search,
             certainty: None,
             verified: Vec::new(),
             _lock: lock,
         };
         let known = bisect.journal.events().to_vec();
-        if known.iter().any(|event| point_of(event).is_some_and(|p| p >= bisect.setup.points.len())) {
+        if known.iter().any(|event| point_of(event).is_some_and(|p| p >= bisect.setup.points.len()))
+        {
             return Err(damaged("its journal is of another bisection".to_owned()));
         }
         for event in &known {
@@ -281,7 +284,8 @@ impl<'a> Bisect<'a> {
         let Sightings { boots, failed } = sightings;
         let told = match self.by_boot() {
             true => format!(
-                "failed in {failed} of {boots} boots: {} clean boots make a point good, {} the last one",
+                "failed in {failed} of {boots} boots: a point is good when it is clean in {}, the last \
+                 good one in {} more",
                 certainty.boots(),
                 certainty.boots_to_verify()
             ),
@@ -378,8 +382,10 @@ impl<'a> Bisect<'a> {
         };
         let is = match (answer, &why) {
             (Answer::Skip, why) => format!("skipped: {}", why.as_deref().unwrap_or_default()),
-            (Answer::Good, _) if verifies => format!("good, {} boots more", judged.sightings.boots),
-            (Answer::Good, _) => "good".to_owned(),
+            (Answer::Good, _) => match judged.sightings.boots {
+                0 | 1 => "good".to_owned(),
+                boots => format!("good in {boots} boots"),
+            },
             (Answer::Bad, _) => {
                 let same = self.symptom.as_ref().map(Symptom::same).unwrap_or_default();
                 format!("bad ({same})")
@@ -388,15 +394,16 @@ impl<'a> Bisect<'a> {
         let Judged { sightings, run, .. } = judged;
         let contradicts =
             self.note(Event::Answer { point, answer, why, sightings, run, verifies })?;
+        let left = self.search.candidates().count();
+        let steps = self.search.next().map_or(0, |_| self.search.steps() as usize);
         let is_point = |event: &&Event| matches!(event, Event::Answer { verifies: false, .. });
         let asked = self.journal.events().iter().filter(is_point).count();
-        let left = self.search.candidates().count();
-        let more = match self.search.next() {
-            Some(_) => format!("{left} left, about {} more", self.search.steps()),
-            None => format!("{left} left"),
+        let which = match verifies {
+            true => format!("{name} again"),
+            false => format!("{asked} of about {}: {name}", asked + steps),
         };
-        let about = asked + self.search.next().map_or(0, |_| self.search.steps() as usize);
-        anstream::eprintln!("  {asked} of about {about}: {name} is {}, {more}", line(&is));
+        let more = if steps > 0 { format!(", about {steps} more") } else { String::new() };
+        anstream::eprintln!("  {which} is {}, {left} left{more}", line(&is));
         if contradicts {
             anstream::eprintln!("  that contradicts earlier answers; what was seen to fail counts");
         }
@@ -603,8 +610,8 @@ impl<'a> Bisect<'a> {
         let mut count = [0_u32; 3];
         let mut boots = 0;
         for event in self.journal.events() {
-            if let Event::Answer { answer, sightings, .. } = event {
-                count[*answer as usize] += 1;
+            if let Event::Answer { answer, sightings, verifies, .. } = event {
+                count[*answer as usize] += u32::from(!verifies);
                 boots += sightings.boots;
             }
         }
@@ -647,15 +654,18 @@ impl<'a> Bisect<'a> {
         };
         add("bad", self.setup.points.len() - 1);
         add("good", 0);
+        // For git the last bad one counts, so those are left out that told nothing new.
+        let mut search = self.fresh.clone();
         for event in self.journal.events() {
-            match event {
-                Event::Answer { point, answer, verifies: false, .. } => match answer {
-                    Answer::Good if self.is_refuted(*point) => {}
-                    Answer::Good => add("good", *point),
-                    Answer::Bad => add("bad", *point),
-                    Answer::Skip => add("skip", *point),
-                },
-                Event::Answer { point, answer: Answer::Bad, .. } => add("bad", *point),
+            let Event::Answer { point, answer, verifies, .. } = event else { continue };
+            if *verifies && *answer != Answer::Bad {
+                continue;
+            }
+            search.answer(*point, *answer);
+            match answer {
+                Answer::Good if !self.is_refuted(*point) => add("good", *point),
+                Answer::Bad if search.first_bad() == *point => add("bad", *point),
+                Answer::Skip => add("skip", *point),
                 _ => {}
             }
         }
@@ -664,7 +674,8 @@ impl<'a> Bisect<'a> {
             Ending::Range(points) => ("possible first bad commit", points.as_slice()),
         };
         for &point in points {
-            let _ = writeln!(text, "# {head}: [{}] {}", self.setup.points[point].id, subject(point));
+            let _ =
+                writeln!(text, "# {head}: [{}] {}", self.setup.points[point].id, subject(point));
         }
         let path = self.dir.join(GIT_LOG);
         fs::write(&path, text).map_err(at(&path))
@@ -697,7 +708,8 @@ fn interrupted() -> CommandError {
 /// The record of a run that came to its end before.
 fn done(path: &Path) -> Option<RunRecord> {
     let record = RunDir::open(path).ok()?.record().ok()?;
-    let whole = record.trials.iter().all(|trial| trial.outcome.is_some()) && record.stopped.is_none();
+    let whole =
+        record.trials.iter().all(|trial| trial.outcome.is_some()) && record.stopped.is_none();
     whole.then_some(record)
 }
 

@@ -116,28 +116,16 @@ impl Setup {
 }
 
 /// The failure of a run that is meant.
-fn symptom(
-    context: &Context,
-    run: &RunDir,
-    wanted: Option<&str>,
-) -> Result<Symptom, CommandError> {
+fn symptom(context: &Context, run: &RunDir, wanted: Option<&str>) -> Result<Symptom, CommandError> {
     let (record, inputs) = (run.record()?, run.inputs());
-    let assessment = reports::assess(
-        context,
-        &record,
-        &inputs.policy,
-        &inputs.selected,
-        &inputs.waivers,
-    );
+    let assessment =
+        reports::assess(context, &record, &inputs.policy, &inputs.selected, &inputs.waivers);
     choose(Symptom::all(&record, &assessment), wanted)
         .map_err(|error| error.within(&run.path().display().to_string()))
 }
 
 /// The failure that a user means; without a word about it, the first.
-pub(crate) fn choose(
-    mut all: Vec<Symptom>,
-    wanted: Option<&str>,
-) -> Result<Symptom, CommandError> {
+pub(crate) fn choose(mut all: Vec<Symptom>, wanted: Option<&str>) -> Result<Symptom, CommandError> {
     let known: Vec<String> = all.iter().map(|symptom| line(&symptom.describe())).collect();
     if let Some(wanted) = wanted {
         all.retain(|symptom| symptom.is_named(wanted));
@@ -306,7 +294,9 @@ fn git(
 ) -> Result<(Source, Vec<Point>), CommandError> {
     let Some(build) = args.build.clone() else {
         return Err(CommandError::usage("a commit has to be built: --build COMMAND is missing")
-            .hint("such as --build 'cp ../config .config && make -j8 olddefconfig bzImage modules'"));
+            .hint(
+                "such as --build 'cp ../config .config && make -j8 olddefconfig bzImage modules'",
+            ));
     };
     let path = Context::here()?.join(path);
     let timeout_s = args.build_timeout * 60;

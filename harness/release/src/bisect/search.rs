@@ -83,8 +83,11 @@ impl Search {
             Answer::Bad => {
                 let left = left(true);
                 if left.contains(&true) {
-                    self.candidates = left;
-                    self.bad = point;
+                    // Otherwise a later one than is known already.
+                    if left != self.candidates {
+                        self.candidates = left;
+                        self.bad = point;
+                    }
                     return false;
                 }
                 let before = self.good.len();
