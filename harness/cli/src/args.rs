@@ -1,11 +1,11 @@
 //! The command line as types. Parsing it does nothing.
 
+mod bisect;
 pub(crate) mod changes;
 pub(crate) mod cves;
 pub(crate) mod gate;
 pub(crate) mod regression;
 pub(crate) mod releases;
-mod bisect;
 
 use std::path::PathBuf;
 

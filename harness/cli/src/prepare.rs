@@ -30,7 +30,7 @@ pub(crate) struct Prepared {
     pub(crate) library: Source,
     pub(crate) kernels: BTreeMap<Role, Kernel>,
     /// How much of the workload is tried, where that was asked for.
-    tier: Option<TierChoice>,
+    pub(crate) tier: Option<TierChoice>,
 }
 
 impl Prepared {

@@ -26,7 +26,8 @@ use crate::error::{CommandError, at};
 use crate::logs::within;
 use crate::reports::assess;
 use crate::{klog, text};
-use recipients::{Culprit, Place, culprit, maintainers, recipients};
+pub(crate) use recipients::culprit;
+use recipients::{Culprit, Place, maintainers, recipients};
 
 /// Bytes of one console, and of the end of what steps printed.
 const CONSOLE: u64 = 8 << 20;

@@ -6,9 +6,6 @@
 pub mod bisect;
 
 mod catalogue;
-mod version;
-
-mod catalogue;
 pub mod change;
 pub mod cve;
 mod delta;

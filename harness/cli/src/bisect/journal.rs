@@ -1,10 +1,10 @@
 //! What a bisection has found out so far: an append-only list, so that it can be taken up again.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::OpenOptions;
 use std::path::Path;
 
 use kgate_release::bisect::{Answer, Sightings};
+use kgate_runner::Lines;
 use serde::{Deserialize, Serialize};
 
 use super::failure::Symptom;
@@ -35,36 +35,24 @@ pub(crate) enum Event {
 
 /// The list on disk.
 pub(crate) struct Journal {
-    file: File,
+    lines: Lines,
     events: Vec<Event>,
 }
 
 impl Journal {
-    /// Opens it; what a kill left of its last line is removed.
+    /// Opens it, or makes an empty one.
     pub(crate) fn open(path: &Path) -> Result<Self, CommandError> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(at(path)(error)),
-        };
-        let whole = text.rfind('\n').map_or(0, |at| at + 1);
-        let events = text[..whole].lines().enumerate().map(|(number, line)| {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let (lines, text) = file.and_then(Lines::take).map_err(at(path))?;
+        let text = String::from_utf8_lossy(&text);
+        let events = text.lines().enumerate().map(|(number, line)| {
             serde_json::from_str(line).map_err(|error| {
                 let place = format!("{}:{}", path.display(), number + 1);
                 CommandError::usage(format!("{place}: the bisection is damaged: {error}"))
             })
         });
         let events = events.collect::<Result<_, _>>()?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(at(path))?;
-        file.set_len(whole as u64).map_err(at(path))?;
-        drop(file);
-        let file = OpenOptions::new().append(true).open(path).map_err(at(path))?;
-        Ok(Self { file, events })
+        Ok(Self { lines, events })
     }
 
     pub(crate) fn events(&self) -> &[Event] {
@@ -73,11 +61,8 @@ impl Journal {
 
     /// Appends, to the disk.
     pub(crate) fn append(&mut self, event: Event) -> Result<(), CommandError> {
-        let mut text = serde_json::to_string(&event)
-            .map_err(|error| CommandError::infrastructure(error.to_string()))?;
-        text.push('\n');
-        self.file.write_all(text.as_bytes())?;
-        self.file.sync_data()?;
+        self.lines.append(&event)?;
+        self.lines.sync()?;
         self.events.push(event);
         Ok(())
     }

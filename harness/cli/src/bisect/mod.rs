@@ -18,7 +18,9 @@ use futures::future::join_all;
 use kgate_kernel::Kernel;
 use kgate_model::journal::{Entry, RunRecord};
 use kgate_model::outcome::Role;
+use kgate_release::Version;
 use kgate_release::bisect::{Answer, Certainty, Ending, Graph, Search, Sightings};
+use kgate_report::Range;
 use kgate_runner::{History, Inputs, RunDir, RunEnd};
 use tokio::sync::watch;
 
@@ -27,11 +29,13 @@ use self::git::{Place, Repository};
 use self::journal::{Event, Journal};
 use self::setup::{FORMAT, Setup, Source};
 use crate::args::BisectArgs;
+use crate::args::regression::MailArgs;
 use crate::context::{Context, available_memory, cpus, now};
 use crate::error::{CommandError, INCONCLUSIVE, PROMOTE, at};
 use crate::guests::Budget;
 use crate::host::Host;
 use crate::prepare::Prepared;
+use crate::regression::{culprit, mail};
 use crate::reports;
 use crate::run::Machines;
 use crate::signals::watch_signals;
@@ -41,6 +45,7 @@ const SETUP: &str = "bisect.json";
 const JOURNAL: &str = "journal.jsonl";
 const LOCK: &str = "lock";
 const RUNS: &str = "runs";
+const MAIL: &str = "regression";
 const GIT_LOG: &str = "git-bisect.log";
 
 /// Runs the command.
@@ -56,6 +61,10 @@ pub(crate) fn bisect(context: &Context, args: &BisectArgs) -> Result<ExitCode, C
         let mut bisect = Bisect::open(context, &machines, &dir, args.jobs, signals)?;
         let end = bisect.carry_out().await?;
         anstream::print!("{}", bisect.conclusion(&end));
+        // What was found stands without it.
+        if let Err(error) = bisect.write_mail(&end) {
+            anstream::eprintln!("kgate: no mail was written: {error}");
+        }
         let found = matches!(end, Ending::Culprit(_));
         Ok(ExitCode::from(if found { PROMOTE } else { INCONCLUSIVE }))
     })
@@ -504,9 +513,9 @@ impl<'a> Bisect<'a> {
         remove(path)?;
         let library = self.setup.library()?;
         let inputs = self.inputs(boots);
-        let prepared = Prepared { inputs, library, kernels };
+        let prepared = Prepared { inputs, library, kernels, tier: None };
         let plan = prepared.plan(1);
-        let Prepared { inputs, library, kernels } = prepared;
+        let Prepared { inputs, library, kernels, .. } = prepared;
         let pool = self.machines.pool(self.context, &library, kernels, &plan).await?;
         let dir = RunDir::create(path, plan, inputs)?;
         let planned = dir.record()?;
@@ -618,7 +627,7 @@ impl<'a> Bisect<'a> {
         let [good, bad, skip] = count;
         row("answers", format!("{good} good, {bad} bad, {skip} skipped, in {boots} boots"));
         let sure = match self.by_boot() {
-            true => format!("at least {} %", 100.0 * self.setup.confidence),
+            true => format!("at least {} %", self.percent()),
             false => "as the policy decides on metrics".to_owned(),
         };
         row("sure", sure);
@@ -679,6 +688,75 @@ impl<'a> Bisect<'a> {
         }
         let path = self.dir.join(GIT_LOG);
         fs::write(&path, text).map_err(at(&path))
+    }
+
+    /// Writes the mail about it, from the run of the first bad point against the good end.
+    fn write_mail(&self, end: &Ending) -> Result<(), CommandError> {
+        let first = self.search.first_bad();
+        let bad = |event: &&Event| matches!(event, Event::Answer { point, answer: Answer::Bad, .. } if *point == first);
+        let run = match self.journal.events().iter().rfind(bad) {
+            Some(Event::Answer { run: Some(run), .. }) => self.dir.join(run),
+            _ => self.dir.join(RUNS).join(format!("end-{}", self.setup.boots)),
+        };
+        let good = self.search.last_good().unwrap_or_default();
+        let (git, culprit) = match (&self.setup.source, end) {
+            (Source::Git(repository), Ending::Culprit(point)) => {
+                let id = &self.setup.points[*point].id;
+                (
+                    Some(repository.path.clone()),
+                    Some(culprit(&self.context.host, &repository.path, id)?),
+                )
+            }
+            (Source::Git(repository), Ending::Range(_)) => (Some(repository.path.clone()), None),
+            (Source::Releases, _) => (None, None),
+        };
+        let range = Range {
+            last_good: self.version(good),
+            first_bad: self.version(first),
+            culprit: None,
+            basis: Some(self.basis()),
+        };
+        let output = self.dir.join(MAIL);
+        let args = MailArgs { git, output: Some(output.clone()), ..MailArgs::default() };
+        let named = self.symptom.as_ref().and_then(|symptom| symptom.scenario.as_deref());
+        mail(self.context, &RunDir::open(&run)?, named, Some(range), culprit.as_ref(), &args)?;
+        anstream::eprintln!("  the mail to the kernel's developers is in {}", output.display());
+        Ok(())
+    }
+
+    /// How the range is known.
+    fn basis(&self) -> String {
+        let asked = |event: &&Event| matches!(event, Event::Answer { verifies: false, .. });
+        let asked = self.journal.events().iter().filter(asked).count();
+        let what = match self.setup.source {
+            Source::Releases => "releases",
+            Source::Git(_) => "commits",
+        };
+        let between = self.setup.points.len().saturating_sub(2);
+        let tried = format!("A bisection tried {asked} of the {between} {what} between its ends");
+        match self.by_boot() {
+            true => format!("{tried}; it is right in at least {} of 100.", self.percent()),
+            false => format!("{tried}."),
+        }
+    }
+
+    fn percent(&self) -> String {
+        format!("{:.4}", 100.0 * self.setup.confidence)
+            .trim_end_matches('0')
+            .trim_end_matches('.')
+            .to_owned()
+    }
+
+    /// As kernel developers name it: the upstream version or the commit.
+    fn version(&self, point: usize) -> String {
+        let one = &self.setup.points[point];
+        match &self.setup.source {
+            Source::Git(_) => one.id.clone(),
+            Source::Releases => {
+                let upstream = one.name.split(['-', '+', '~']).next().unwrap_or_default();
+                if upstream.parse::<Version>().is_ok() { upstream } else { &one.name }.to_owned()
+            }
+        }
     }
 
     /// Whether a point was good first and failed when it was verified.

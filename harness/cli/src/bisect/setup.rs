@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Symptom;
 use super::git::Repository;
-use crate::args::{BisectArgs, LibraryArgs, Rules, Subjects};
+use crate::args::{BisectArgs, LibraryArgs, Rules, Subjects, TierArgs};
 use crate::context::Context;
 use crate::error::{CommandError, at};
 use crate::library::Source as Library;
@@ -153,6 +153,7 @@ fn named(args: &BisectArgs) -> Result<Inputs, CommandError> {
         scenarios: vec![scenario.clone()],
         boots: None,
         seed: None,
+        tier: TierArgs { tier: None, facts: None },
         rules: Rules { policy: None, waivers: None },
     };
     prepare::inputs(&Library::new(&args.library)?, &subjects)
