@@ -35,6 +35,7 @@ pub(crate) fn doctor(context: &Context) -> Result<ExitCode, CommandError> {
         ("busybox", check_busybox(context)),
         ("apt", check_apt(context)),
         ("kernels", check_kernels(context)),
+        ("curl", check_curl(context)),
     ];
     let mut fatal = false;
     for (name, found) in checks {
@@ -118,6 +119,17 @@ fn check_apt(context: &Context) -> Found {
             Yes(text.lines().next().unwrap_or_default().to_owned())
         }
         _ => Less("not here: no apt: references and no images; .deb, .rpm and paths work".into()),
+    }
+}
+
+fn check_curl(context: &Context) -> Found {
+    let command = HostCommand::new("curl", Duration::from_secs(20)).arg("--version");
+    match context.host.run(&command) {
+        Ok(output) if output.code == Some(0) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            Yes(text.split(" (").next().unwrap_or_default().to_owned())
+        }
+        _ => Less("not here: no feeds of releases by URL; files, apt: and git: work".into()),
     }
 }
 

@@ -7,7 +7,8 @@ mod mailbox;
 use kgate_compare::{Comparison, Place, Side, Sightings, Tally, at_least_as_often};
 use kgate_model::finding::{Finding, TAINTS};
 use kgate_model::kernel::KernelRecord;
-use kgate_model::plan::{MachineShape, Start};
+use kgate_model::outcome::Role;
+use kgate_model::plan::{MachineShape, PlannedBoot, Start};
 
 use crate::text::{bounded, clean, clean_block, wrap};
 use crate::{Report, log, view};
@@ -183,9 +184,8 @@ impl Mail<'_> {
         let plan = &self.report.record.plan;
         let (old, new) = (name(&plan.baseline), name(&plan.candidate));
         if let Some((bad, good)) = self.sightings() {
-            let plural = if good.of == 1 { "" } else { "s" };
             return format!(
-                "It was seen in {} of {} boots of {new} and in {} of {} boot{plural} of {old}.",
+                "It was seen in {} of {} boots of {new} and in {} of {} boots of {old}.",
                 bad.boots, bad.of, good.boots, good.of
             );
         }
@@ -376,8 +376,8 @@ impl Mail<'_> {
     fn environment(&self, page: &mut Page) {
         let example = self.failure.example(self.report.record);
         page.heading("Environment");
-        let mut machine =
-            format!("QEMU {} (accelerator {})", self.fact("qemu"), self.fact("accelerator"));
+        let qemu = tame(self.fact("qemu").trim_start_matches("QEMU emulator version "));
+        let mut machine = format!("QEMU {} (accelerator {})", qemu, self.fact("accelerator"));
         if let Some((boot, _)) = example {
             let shape = &boot.planned.shape;
             machine += &format!(
@@ -401,6 +401,25 @@ impl Mail<'_> {
         if let Some(line) = &self.details.command_line {
             page.prose("Command line of the kernel:");
             page.quote(line.as_bytes(), 1);
+        }
+        let [good, bad] = Role::ALL.map(|role| {
+            let like = |boot: &&PlannedBoot| {
+                example.is_some_and(|(e, _)| {
+                    let e = &e.planned;
+                    (boot.role, boot.number, &boot.image, boot.start)
+                        == (role, e.number, &e.image, e.start)
+                })
+            };
+            let boot = self.report.record.plan.boots.iter().find(like);
+            boot.map_or_else(Vec::new, |boot| boot.shape.kernel_args.clone())
+        });
+        if good != bad {
+            page.prose("The two kernels were given different arguments (good, then bad):");
+            let told = |args: &[String]| match args {
+                [] => "none".to_owned(),
+                args => args.join(" "),
+            };
+            page.quote(format!("{}\n{}", told(&good), told(&bad)).as_bytes(), 2);
         }
     }
 
