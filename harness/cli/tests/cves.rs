@@ -222,7 +222,7 @@ fn for_other_programs() {
     );
     let all = other("waiting 6.1.2 --to 6.1.9 --changelogs counts.csv --format json");
     let cves = &all["curves"][1];
-    assert_eq!(cves["what"], "CVEs fixed, by the records of the CNA");
+    assert_eq!(cves["what"], "CVEs fixed");
     let totals = cves["curve"]["points"].as_array().unwrap().iter().map(|point| &point["total"]);
     let totals: Vec<_> = totals.filter_map(Value::as_u64).collect();
     assert_eq!(totals.last(), Some(&4), "{totals:?}");
@@ -406,7 +406,8 @@ fn all_real_records() {
     for (version, open) in expected["open_at"].as_object().unwrap() {
         assert_eq!(&answer(version, version)["still_open"]["count"], open, "{version}");
     }
-    // What each release fixed, without asking who was affected.
+    // What each release fixed. The CNA's working files have more, since they also have what was
+    // introduced and fixed in one release, by which no release is affected: 1511, and 89 with one.
     let table = fs::read(dir.path().join("cache/cves/table")).unwrap();
     let table = kgate_release::cve::Table::decode(&table).unwrap();
     let fixed = |branch: kgate_release::Branch,
@@ -415,13 +416,9 @@ fn all_real_records() {
         let releases = table.fixed_by_release(branch).into_iter();
         releases.filter(|(v, _)| patches.contains(&v.patch)).map(|(_, cves)| cves.len()).collect()
     };
-    let naive = &deltas["6.1.170->6.1.183"]["naive_fixed_in_window"];
-    assert_eq!(
-        json!(fixed(kgate_release::Branch::new(6, 1), 171..=183).iter().sum::<usize>()),
-        *naive
-    );
+    let window = fixed(kgate_release::Branch::new(6, 1), 171..=183);
+    assert_eq!(window.iter().sum::<usize>(), 1490);
     let talk = fixed(kgate_release::Branch::new(5, 15), 1..=113);
     let least = |n: usize| talk.iter().filter(|count| **count >= n).count();
-    let today = &expected["today_db_5.15.1-113"];
-    assert_eq!((json!(least(1)), json!(least(5))), (today["ge1"].clone(), today["ge5"].clone()));
+    assert_eq!((least(1), least(5)), (88, 66));
 }
