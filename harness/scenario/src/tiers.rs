@@ -128,7 +128,7 @@ impl Tiers {
         let count = selected.len();
         if count == all {
             let all =
-                if all == 1 { "its one scenario".into() } else { format!("all {all} scenarios") };
+                if all == 1 { "the one scenario".into() } else { format!("all {all} scenarios") };
             return format!("It runs {all} of the workload{boots} of each kernel.");
         }
         let left = match (rule.scenarios.is_empty(), all - count) {
