@@ -60,7 +60,7 @@ fn deb(kernel: &AptKernel) -> PathBuf {
 
 #[test]
 fn each_release_boots_once_though_the_job_is_killed() {
-    let Some(bench) = Bench::new(&[("quick", "true"), ("slow", "sleep 3")]) else { return };
+    let Some(bench) = Bench::new(&[("quick", "true"), ("slow", "sleep 2")]) else { return };
     bench.workload(&["quick", "slow"], "", "");
     let Some(releases) = branch() else { return };
     fs::create_dir(bench.path("kernels")).unwrap();

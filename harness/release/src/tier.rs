@@ -157,6 +157,11 @@ impl Facts {
     /// State, age and size of the change, as far as they are known.
     fn circumstances(&self) -> Vec<String> {
         let mut all = Vec::new();
+        if let (Some(released), Some(today), Some(candidate)) =
+            (self.released, self.today, self.candidate)
+        {
+            all.push(format!("{candidate} came out {}.", ago(released, today)));
+        }
         if let (Some(candidate), Some(state)) = (self.candidate, self.state)
             && state != BranchState::Unknown
         {
@@ -173,12 +178,13 @@ impl Facts {
             }
             all.push(text + ".");
         }
-        if let (Some(released), Some(today)) = (self.released, self.today) {
-            all.push(format!("It came out {}.", ago(released, today)));
-        }
         match (&self.commits, &self.cves) {
-            (Some(commits), Some(cves)) => all.push(format!("It brings {commits} and {cves}.")),
-            (Some(some), None) | (None, Some(some)) => all.push(format!("It brings {some}.")),
+            (Some(commits), Some(cves)) => {
+                all.push(format!("The step brings {commits} and {cves}."));
+            }
+            (Some(some), None) | (None, Some(some)) => {
+                all.push(format!("The step brings {some}."));
+            }
             (None, None) => {}
         }
         all

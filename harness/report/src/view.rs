@@ -310,12 +310,18 @@ pub(crate) fn duration(ms: u64) -> String {
     }
 }
 
-/// `6.1.170 → 6.1.192`: upstream versions where they differ, else whole releases.
+/// `6.1.170 → 6.1.192, bugfix tier`: upstream versions where they differ, else whole releases; the tier,
+/// if one was applied.
 pub(crate) fn kernels(report: &Report<'_>) -> String {
-    let (base, new) = (&report.record.plan.baseline, &report.record.plan.candidate);
+    let plan = &report.record.plan;
+    let (base, new) = (&plan.baseline, &plan.candidate);
+    let tier = plan.tier.as_ref().map(|choice| format!(", {} tier", choice.tier.as_str()));
+    let tier = tier.unwrap_or_default();
     match (&base.upstream, &new.upstream) {
-        (Some(old), Some(young)) if old != young => format!("{} → {}", clean(old), clean(young)),
-        _ => format!("{} → {}", clean(&base.release), clean(&new.release)),
+        (Some(old), Some(young)) if old != young => {
+            format!("{} → {}{tier}", clean(old), clean(young))
+        }
+        _ => format!("{} → {}{tier}", clean(&base.release), clean(&new.release)),
     }
 }
 

@@ -119,16 +119,16 @@ impl Desk {
             .collect()
     }
 
-    /// What production's branch has come to, where nothing is to be gated.
+    /// That there is nothing to be gated, and what was.
     pub(crate) fn nothing(&self, state: &State) -> String {
-        let (production, branch) = (self.production, self.production.branch);
         let gated = state.last_gated(&self.line).map_or_else(
             || "nothing was gated before".to_owned(),
             |(version, gated)| {
                 format!("{version} was gated last, on {}: {}", gated.on, line(&gated.verdict))
             },
         );
-        format!("nothing to gate for {production} of {branch}: {gated}")
+        let production = self.production;
+        format!("nothing to gate: no release after {production}, in production, is open; {gated}")
     }
 }
 
