@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use bench::{Bench, is_qemu, wait_until};
@@ -24,14 +25,9 @@ const ALL: &str = "KGATE_TEST_ALL_RELEASES";
 const FEW: usize = 3;
 
 /// Kernels of the branch of which apt offers most, one of each release, the oldest first.
-fn branch() -> Option<Vec<AptKernel>> {
-    let kernels = match apt::kernels(&TestHost, "cloud-amd64") {
-        Ok(kernels) => kernels,
-        Err(error) => {
-            println!("SKIP: no kernels from apt: {error}");
-            return None;
-        }
-    };
+fn branch() -> Result<Vec<AptKernel>, String> {
+    let kernels = apt::kernels(&TestHost, "cloud-amd64")
+        .map_err(|error| format!("no kernels from apt: {error}"))?;
     let mut branches: BTreeMap<String, Vec<AptKernel>> = BTreeMap::new();
     for kernel in kernels {
         let branch = branches.entry(kernel.branch()).or_default();
@@ -39,15 +35,14 @@ fn branch() -> Option<Vec<AptKernel>> {
             branch.push(kernel);
         }
     }
-    let mut most = branches.into_values().max_by_key(Vec::len)?;
+    let mut most = branches.into_values().max_by_key(Vec::len).unwrap_or_default();
     if std::env::var_os(ALL).is_none() {
         most.truncate(FEW);
     }
     if most.len() < 2 {
-        println!("SKIP: apt offers no two releases of one branch");
-        return None;
+        return Err("apt offers no two releases of one branch".to_owned());
     }
-    Some(most)
+    Ok(most)
 }
 
 /// The package's file.
@@ -58,11 +53,59 @@ fn deb(kernel: &AptKernel) -> PathBuf {
     kernels::cache_dir().join("apt").join(file)
 }
 
+/// What `kgate releases new` prints where tags tell what there is and nothing offers a kernel.
+fn listed(tags: &str, state: &str, more: &[&str]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tags"), tags).unwrap();
+    fs::write(dir.path().join("state"), state).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_kgate"))
+        .args(["--today", "2026-05-18", "releases", "new", "--since", "state", "--feed", "tags"])
+        .args(more)
+        .current_dir(dir.path())
+        .env("KGATE_CACHE", dir.path().join("cache"))
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn what_is_out_and_not_to_be_had_is_named() {
+    let tags =
+        "v6.1.170\t2026-04-30\nv6.1.171\t2026-05-08\nv6.1.173\t2026-05-15\nv6.1.174\t2026-05-23\n";
+    let production = ["--production", "6.1.170-3"];
+    insta::assert_snapshot!(listed(tags, "", &production), @r"
+    nothing to gate: no release after 6.1.170, in production, is open; nothing was gated before
+    6.1.171 came out 10 days ago; no feed offers a kernel of it yet
+    6.1.173 came out 3 days ago; no feed offers a kernel of it yet
+    ");
+    let gated = r#"{"format":"kgate-gate/1","at":"2026-05-09T01:00:00Z","line":{"workload":"smoke","track":"6.1"},"version":"6.1.171","event":{"what":"gated","by":"a","verdict":"promote","on":"2026-05-09","dir":"6.1.171","production":"6.1.170","tier":"bugfix"}}"#;
+    let cut = format!("{gated}\n{}", &gated[..40]);
+    insta::assert_snapshot!(listed(tags, &cut, &[]), @r"
+    nothing to gate: no release after 6.1.170, in production, is open; 6.1.171 was gated last, on 2026-05-09: promote
+    6.1.173 came out 3 days ago; no feed offers a kernel of it yet
+    ");
+    let json: Value = serde_json::from_str(&listed(tags, &cut, &["--format", "json"])).unwrap();
+    assert_eq!(json["schema"], "kgate-new/1");
+    assert_eq!(json["not_offered"][0]["released"], "2026-05-15");
+    assert_eq!(json["last"]["verdict"], "promote");
+    insta::assert_snapshot!(listed(tags, "", &["--format", "matrix"]), @r"
+    kgate: nothing was gated yet for the workload `smoke`
+      hint: say what is in production: --production KERNEL
+    ");
+}
+
 #[test]
 fn each_release_boots_once_though_the_job_is_killed() {
     let Some(bench) = Bench::new(&[("quick", "true"), ("slow", "sleep 2")]) else { return };
     bench.workload(&["quick", "slow"], "", "");
-    let Some(releases) = branch() else { return };
+    let releases = match branch() {
+        Ok(releases) => releases,
+        Err(why) => {
+            println!("SKIP: {why}");
+            return;
+        }
+    };
     fs::create_dir(bench.path("kernels")).unwrap();
     for kernel in &releases {
         let deb = deb(kernel);
@@ -72,22 +115,9 @@ fn each_release_boots_once_though_the_job_is_killed() {
     let production = production.reference();
     let gating = ["--production", &production, "--workload", "test", "--library", "library"];
     let gating = [&gating[..], &["--feed", "kernels"]].concat();
-    let gate =
-        [
-            &[
-                "gate",
-                "--state",
-                "state",
-                "--dir",
-                "runs",
-                "--accel",
-                "tcg",
-                "--junit",
-                "report.xml",
-            ][..],
-            &gating,
-        ]
-        .concat();
+    let gate = ["gate", "--state", "state", "--dir", "runs", "--accel", "tcg"];
+    let reports = ["--junit", "report.xml", "--markdown", "report.md"];
+    let gate = [&gate[..], &reports, &gating].concat();
     let list = |format: &str| {
         let new =
             [&["releases", "new", "--since", "state", "--format", format][..], &gating].concat();
@@ -135,6 +165,8 @@ fn each_release_boots_once_though_the_job_is_killed() {
     assert_eq!(runs, versions.iter().map(|version| (*version).to_owned()).collect());
     for version in &versions {
         assert!(bench.path(&format!("report-{version}.xml")).is_file());
+        let page = fs::read_to_string(bench.path(&format!("report-{version}.md"))).unwrap();
+        assert!(page.contains("bugfix tier"), "{page}");
     }
 
     let idle = bench.spawn(bench.kgate(&gate)).wait();
