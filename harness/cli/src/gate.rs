@@ -242,12 +242,7 @@ impl Job<'_> {
             let limit = SignedDuration::try_from(policy.timeouts.run).unwrap_or(BESIDE);
             let until = now + limit + BESIDE;
             let claimed = Event::Claimed { by: seat.by.clone(), until, dir: seat.name.clone() };
-            let mut events = vec![(version, claimed)];
-            if self.args.gating.latest && !asked_for {
-                let older = self.desk.work(state).superseded.into_iter();
-                events.extend(older.map(|older| (older, Event::Superseded { by: version })));
-            }
-            Ok((events, Some(seat)))
+            Ok((vec![(version, claimed)], Some(seat)))
         })
     }
 
@@ -345,8 +340,8 @@ impl Job<'_> {
         };
         let open = self.state.change(&self.desk.line, |state| {
             let known = state.known(&self.desk.line, &version).cloned().unwrap_or_default();
-            let ours = known.claim.as_ref().is_some_and(|claim| claim.by == seat.by);
-            if known.gated.is_some() && !ours && !self.args.again {
+            if known.gated.is_some() && !self.args.again {
+                // One of the two took longer than a claim holds.
                 anstream::eprintln!("kgate: {version} was gated by another job meanwhile");
                 return Ok((Vec::new(), false));
             }
@@ -359,8 +354,14 @@ impl Job<'_> {
             } else {
                 event
             };
-            let open = !matches!(event, Event::Gated { .. });
-            Ok((vec![(version, event)], open && left))
+            let gated = matches!(event, Event::Gated { .. });
+            let mut events = vec![(version, event)];
+            if gated && self.args.gating.latest && version.branch == self.desk.production.branch {
+                let older = self.desk.work(state).superseded.into_iter();
+                let older = older.filter(|older| *older < version);
+                events.extend(older.map(|older| (older, Event::Superseded { by: version })));
+            }
+            Ok((events, !gated && left))
         })?;
         match ended {
             Err(error) if code == INTERRUPTED => {

@@ -302,8 +302,6 @@ impl Year {
             "fleet",
             "--state",
             "state",
-            "--dir",
-            "runs",
             "--junit",
             "report.xml",
             "--feed",
@@ -502,4 +500,79 @@ fn a_year_with_crashes_gates_each_release_once() {
     releases.sort_by_key(|one| (one.date, one.version));
     let year = Year::new(releases, longterm, "6.1.148", 2);
     year.play(date(2025, 8, 23), 52, "6.1.162");
+}
+
+fn week_of_two() -> Year {
+    let releases = vec![
+        out("6.1", (2022, 12, 11)),
+        out("6.1.170", (2026, 4, 30)),
+        out("6.1.171", (2026, 5, 8)),
+        out("6.1.172", (2026, 5, 8)),
+    ];
+    let year = Year::new(releases, vec!["6.1".parse().unwrap()], "6.1.170", 3);
+    year.publish(FRIDAY);
+    year
+}
+
+const FRIDAY: Date = date(2026, 5, 8);
+
+#[test]
+fn what_gets_no_verdict_is_tried_as_often_as_is_said_and_never_forgotten() {
+    let mut year = week_of_two();
+    for _ in 0..3 {
+        assert_eq!(year.run(FRIDAY, Fate::Broken, &[]).0, Some(4));
+    }
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &[]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains("6.1.171 was tried 3 times and has no verdict: no machine"), "{text}");
+    assert_eq!(year.run(FRIDAY, Fate::Lives, &["--only", "6.1.172"]).0, Some(0));
+    // Nobody waits any more for the older one.
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(!text.contains("6.1.171"), "{text}");
+
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &["--only", "6.1.172"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("6.1.172 was gated on 2026-05-08: promote"), "{text}");
+    assert_eq!(year.gated().len(), 1);
+    year.bad = "6.1.172".parse().ok();
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &["--only", "6.1.172", "--again"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(year.path("runs/6.1.172-2/plan.json").is_file());
+    // The last verdict is the one that is told.
+    assert_eq!(year.run(FRIDAY, Fate::Lives, &["--only", "6.1.172"]).0, Some(1));
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &["--only", "6.1.173"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("no feed knows of a release 6.1.173"), "{text}");
+}
+
+#[test]
+fn of_several_the_newest_alone_may_be_gated() {
+    let mut year = week_of_two();
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &["--latest"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &[]);
+    assert!(code == Some(0) && text.contains("nothing to gate"), "{text}");
+    let gated: Vec<_> = year.gated().into_iter().map(|(version, ..)| version.to_string()).collect();
+    assert_eq!(gated, ["6.1.172"]);
+    let superseded = |entry: &Entry| matches!(entry.event, Event::Superseded { .. });
+    assert_eq!(year.entries().iter().filter(|entry| superseded(entry)).count(), 1);
+}
+
+#[test]
+fn a_run_that_was_planned_otherwise_is_begun_anew_and_one_elsewhere_is_waited_for() {
+    let mut year = week_of_two();
+    assert_eq!(year.run(FRIDAY, Fate::Running, &["--latest"]).0, None);
+    // From another place nobody can tell whether that job lives.
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &["--latest", "--dir", "elsewhere"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("6.1.172 is being gated by another job"), "{text}");
+    let profile = year.path("workloads/profiles/fleet.yaml");
+    let workload = fs::read_to_string(&profile).unwrap();
+    fs::write(&profile, workload.replace("boots: 1", "boots: 2")).unwrap();
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &["--latest"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("begun anew"), "{text}");
+    assert!(year.path("runs/6.1.172.left/plan.json").is_file());
+    assert_eq!(year.gated().len(), 1);
 }
