@@ -249,8 +249,8 @@ fn line_of(releases: Vec<Release>, ends: &Ends, who: &str) -> Result<Vec<Point>,
             release.reference == *name || seen(name).is_ok_and(|name| name == release.reference)
         };
         names.iter().any(reference)
-            || names.iter().any(|name| release.name == *name)
-            || names.iter().any(|name| release.upstream == *name)
+            || names.contains(&release.name)
+            || names.contains(&release.upstream)
     };
     let missing = |which: &str, names: &[String]| {
         let offered: Vec<_> = releases.iter().map(|release| line(&release.name)).collect();
@@ -274,13 +274,13 @@ fn line_of(releases: Vec<Release>, ends: &Ends, who: &str) -> Result<Vec<Point>,
     let branch = |at: usize| releases[at].upstream.parse::<Version>().ok().map(|v| v.branch);
     let mut points: Vec<Point> = Vec::new();
     let mut last = None;
-    for at in good..=bad {
+    for (at, release) in releases.iter().enumerate().take(bad + 1).skip(good) {
         let first = branch(at) != last;
         last = branch(at);
         let between = first && last != branch(good);
         if at == good || last == branch(bad) || between {
             let parents = points.len().checked_sub(1).into_iter().collect();
-            let Release { reference, name, .. } = &releases[at];
+            let Release { reference, name, .. } = release;
             points.push(Point { id: reference.clone(), name: name.clone(), parents });
         }
     }
