@@ -293,7 +293,7 @@ mod tests {
             (&changes(&["fs/xfs"]), shift(&["6.6"], &["fs"]), Tier::Bugfix),
             (&changes(&["net"]), shift(&["6.1"], &["fs"]), Tier::Bugfix),
         ] {
-            assert_eq!(facts.tier(&[shift.clone()], None).tier, tier, "{shift:?}");
+            assert_eq!(facts.tier(std::slice::from_ref(&shift), None).tier, tier, "{shift:?}");
         }
         insta::assert_snapshot!(why(&release, &[shift(&["6.1"], &["fs/xfs", "net"])], None));
         insta::assert_snapshot!(why(&changes(&["net"]), &[shift(&[], &["net"])], None));
