@@ -6,7 +6,7 @@
 
 mod seat;
 #[cfg(test)]
-mod year;
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -17,9 +17,9 @@ use crate::args::{Rules, Subjects};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::library::{Source, read};
-use crate::releases::changes;
 use crate::releases::new::shifts;
 use crate::releases::subject::of_kernel;
+use crate::releases::{changes, cves};
 
 /// Workload of a run that names none.
 const DEFAULT_WORKLOAD: &str = "smoke";
@@ -96,6 +96,12 @@ fn facts(context: &Context, known: Facts, kernels: &BTreeMap<Role, Kernel>) -> F
     let release = |role| of_kernel(&kernels[&role]).and_then(|version| version.counts_as());
     let facts =
         Facts { production: release(Role::Baseline), candidate: release(Role::Candidate), ..known };
+    let facts = match (facts.production, facts.candidate) {
+        (Some(from), Some(to)) if from < to => {
+            Facts { cves: cves::fixed_in_words(context, from, to), ..facts }
+        }
+        _ => facts,
+    };
     let changes = changes(context, &facts, &kernels[&Role::Candidate].origin.reference);
     changes.map_or(facts.clone(), |(commits, changed)| Facts {
         commits: Some(commits),

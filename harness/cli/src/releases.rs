@@ -1,7 +1,7 @@
 //! `kgate releases`: what releases there are, what they change, and what is to be done about them.
 
 pub(crate) mod changes;
-mod cves;
+pub(crate) mod cves;
 mod delta;
 pub(crate) mod feeds;
 pub(crate) mod new;

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use jiff::civil::Date;
-use kgate_release::cve::{CveDelta, DeltaContext, Severity, Table};
+use kgate_release::cve::{Cve, CveDelta, DeltaContext, Severity, Table};
+use kgate_release::waiting::grouped;
 use kgate_release::{Branch, Catalogue, Fixes, Subsystem, Version};
 use serde_json::{Value, json};
 
@@ -46,6 +47,15 @@ pub(crate) fn cves(context: &Context, args: &CvesArgs) -> Result<ExitCode, Comma
         _ => state(context, args.format)?,
     }
     Ok(ExitCode::from(PROMOTE))
+}
+
+/// How many CVEs a step to a later release fixes, in words; `None` where no records were read.
+pub(crate) fn fixed_in_words(context: &Context, from: Version, to: Version) -> Option<String> {
+    let table = table::read(context).ok()??;
+    let fixed = |cve: &&Cve| cve.affects(&from) == Some(true) && cve.affects(&to) == Some(false);
+    let count = table.cves.iter().filter(fixed).count() as u64;
+    let date = table.snapshot.date;
+    Some(format!("fixes of {} CVEs (by the records of {date})", grouped(count)))
 }
 
 fn state(context: &Context, format: ReportFormat) -> Result<(), CommandError> {

@@ -313,7 +313,7 @@ impl Year {
         ];
         let args = [&given[..], more].concat().join("\n");
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "gate::year::job", "--ignored", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "gate::tests::job", "--ignored", "--nocapture", "--test-threads=1"])
             .current_dir(self.dir.path())
             .env(ARGS, args)
             .env(FATE, format!("{fate:?}"))
