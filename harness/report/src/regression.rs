@@ -657,17 +657,17 @@ mod tests {
         for (file, expected) in [
             ("net/ipv4/tcp.c", "net/ipv4/tcp.c"),
             ("./net/ipv4/tcp.c", "net/ipv4/tcp.c"),
-            ("/home/joe/linux/net/ipv4/tcp.c", "net/ipv4/tcp.c"),
+            ("/data/joe/linux/net/ipv4/tcp.c", "net/ipv4/tcp.c"),
             ("/build/linux-6.1.192/include/linux/list.h", "list.h"),
-            ("/home/joe/k/net/ipv4/tcp.c", "tcp.c"),
+            ("/data/joe/k/net/ipv4/tcp.c", "tcp.c"),
         ] {
             assert_eq!(source_path(file), expected);
         }
         for (reference, expected) in [
             ("apt:linux-image-amd64=6.1.192-2", "apt:linux-image-amd64=6.1.192-2"),
-            ("/home/joe/kernels/linux.deb", "linux.deb"),
-            ("/home/joe/bzImage,modules=/home/joe/mods", "bzImage"),
-            ("/home/joe/tree/", "tree"),
+            ("/data/joe/kernels/linux.deb", "linux.deb"),
+            ("/data/joe/bzImage,modules=/data/joe/mods", "bzImage"),
+            ("/data/joe/tree/", "tree"),
             ("/", "KERNEL"),
         ] {
             assert_eq!(public_reference(reference), expected);

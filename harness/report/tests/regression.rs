@@ -52,7 +52,7 @@ fn mail_of(
     range: &Range,
     details: &Details,
 ) -> String {
-    let report = Report { record, assessment, log: None, directory: "/home/joe/runs/secret" };
+    let report = Report { record, assessment, log: None, directory: "/data/joe/runs/secret" };
     let all = failures(assessment);
     let failure = all.iter().find(|f| name.is_none_or(|name| f.is_named(name))).expect("a failure");
     let mail = regression_mail(&report, failure, range, &recipients(), details);
@@ -106,7 +106,7 @@ fn oops(sources: bool) -> Finding {
         taint: Some(String::new()),
         modules: vec!["nf_conntrack".to_owned(), "veth".to_owned()],
         frames: vec![
-            frame("nf_ct_get_tuple", file("/home/joe/linux/net/netfilter/nf_conntrack_core.c")),
+            frame("nf_ct_get_tuple", file("/data/joe/linux/net/netfilter/nf_conntrack_core.c")),
             frame("nf_conntrack_in", file("./net/netfilter/nf_conntrack_core.c")),
         ],
         excerpt: excerpt.to_owned(),
