@@ -3,6 +3,7 @@
 mod recipients;
 mod steps;
 
+use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -13,7 +14,8 @@ use kgate_model::finding::Finding;
 use kgate_model::journal::{BootRecord, RunRecord, TrialRecord};
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::Role;
-use kgate_release::Version;
+use kgate_model::plan::Plan;
+use kgate_release::{Distribution, KernelVersion};
 use kgate_report::{
     Details, Failure, Range, Recipient, Report, clean_block, failures, regression_mail,
     without_builder,
@@ -24,6 +26,7 @@ use crate::args::regression::{MailArgs, RegressionArgs};
 use crate::context::Context;
 use crate::error::{CommandError, at};
 use crate::logs::within;
+use crate::releases::subject::of_record;
 use crate::reports::assess;
 use crate::{klog, text};
 pub(crate) use recipients::culprit;
@@ -34,21 +37,6 @@ const CONSOLE: u64 = 8 << 20;
 const OUTPUT: u64 = 16 << 10;
 /// The file in which the mail is.
 const MAIL: &str = "mail.txt";
-/// What words in a release, or in what `uname -v` says, tell of who built a kernel.
-const DISTRIBUTIONS: &[(&str, &str)] = &[
-    ("Debian", "Debian"),
-    ("+deb", "Debian"),
-    ("Ubuntu", "Ubuntu"),
-    (".amzn", "Amazon Linux"),
-    ("uek", "Oracle"),
-    (".el", "Red Hat or one of its rebuilds"),
-    (".fc", "Fedora"),
-    ("-arch", "Arch Linux"),
-    ("SUSE", "SUSE"),
-    ("-default", "SUSE"),
-    ("-pve", "Proxmox"),
-    ("-generic", "Ubuntu"),
-];
 
 /// Runs the command.
 pub(crate) fn regression(context: &Context, args: &RegressionArgs) -> Result<(), CommandError> {
@@ -75,11 +63,11 @@ pub(crate) fn mail(
     let all = failures(&assessment);
     let failure = choose(&all, named, &assessment)?;
     let known = range.is_some() || culprit.is_some();
-    let mut range = range.unwrap_or_else(|| compared(&record));
+    let mut range = range.unwrap_or_else(|| compared(&record.plan));
     if let Some(culprit) = culprit {
         range.culprit = Some(culprit.commit.clone());
     }
-    let stable = branch(&record, &range, known)?;
+    let stable = branch(&range, &compared(&record.plan), known)?;
 
     let mut notes = Vec::new();
     let kernels = Role::ALL.map(|role| kernel(context, record.plan.kernel(role), &mut notes));
@@ -89,8 +77,8 @@ pub(crate) fn mail(
         selected.into_iter().find(|scenario| Some(scenario.id.as_str()) == failure.scenario());
     let finding = decoded(context, failure, &args.debug_info, &mut notes)?;
     let place = Place { culprit, finding: finding.as_ref(), scenario, kernel: candidate.as_ref() };
-    let (recipients, missing) =
-        recipients(&place, maintainers(&context.host, args, culprit)?.as_ref(), stable.as_deref());
+    let maintainers = maintainers(&context.host, args, culprit, &mut notes)?;
+    let (recipients, missing) = recipients(&place, maintainers.as_ref(), stable.as_deref());
     notes.extend(missing);
 
     let example = failure.example(&record);
@@ -101,7 +89,6 @@ pub(crate) fn mail(
     });
     let [old_log, new_log] = logs.map(|log| public_log(&log));
     let config = candidate.as_ref().and_then(config_text);
-    let versions = (&*range.last_good, &*range.first_bad);
     let mut files: Vec<(&'static str, &'static str, &str)> = Vec::new();
     for (name, what, content) in [
         ("config", "configuration of the bad kernel", config.as_deref().unwrap_or("")),
@@ -114,10 +101,9 @@ pub(crate) fn mail(
         }
     }
     let read = |name: &Option<String>| Some(end_of(dir.path(), name.as_ref()?, OUTPUT));
-    let distribution = distribution(&record.plan.candidate).or(distribution(&record.plan.baseline));
     let details = Details {
         finding,
-        distribution: distribution.map(str::to_owned),
+        distributions: Role::ALL.map(|role| distribution(record.plan.kernel(role))),
         summary: scenario.map(|scenario| scenario.summary.clone()),
         steps: scenario.map(steps::shell),
         output: example.and_then(|(_, trial)| read(&trial?.log)),
@@ -131,6 +117,13 @@ pub(crate) fn mail(
     };
     let report = Report { record: &record, assessment: &assessment, log: None, directory: "" };
     let text = regression_mail(&report, failure, &range, &recipients, &details);
+    if !text.contains("\n#regzbot introduced: ") {
+        notes.push(format!(
+            "which upstream releases {} and {} have the fixes of is not known: when vanilla builds fail as \
+             well, add `#regzbot introduced: GOOD..BAD`, with tags or commits, as a paragraph of its own",
+            range.last_good, range.first_bad
+        ));
+    }
     match &args.output {
         Some(directory) => {
             let files = files.iter().map(|(name, _, content)| (*name, *content));
@@ -139,7 +132,7 @@ pub(crate) fn mail(
         None => std::io::stdout().write_all(text.as_bytes())?,
     }
     tell(&recipients, &notes);
-    check_list(&details, failure, stable.is_some(), versions, args);
+    check_list(&details, failure, stable.is_some(), args);
     Ok(())
 }
 
@@ -201,14 +194,15 @@ fn not_due(assessment: &Assessment, none: bool) -> CommandError {
 }
 
 /// What the run compared.
-fn compared(record: &RunRecord) -> Range {
+fn compared(plan: &Plan) -> Range {
+    // Of some distributions' kernels nobody can say which release they have the fixes of.
     let version = |kernel: &KernelRecord| {
-        let upstream = kernel.upstream.as_ref().unwrap_or(&kernel.release);
-        upstream.parse::<Version>().map_or_else(|_| upstream.clone(), |version| version.to_string())
+        let upstream = of_record(kernel).and_then(|version| version.counts_as());
+        upstream.map_or_else(|| kernel.release.clone(), |version| version.to_string())
     };
     Range {
-        last_good: version(&record.plan.baseline),
-        first_bad: version(&record.plan.candidate),
+        last_good: version(&plan.baseline),
+        first_bad: version(&plan.candidate),
         culprit: None,
         basis: None,
     }
@@ -216,26 +210,30 @@ fn compared(record: &RunRecord) -> Range {
 
 /// The branch within which it is a regression, if that is a stable one; refuses what is no regression of
 /// upstream's, unless a bisection knows better.
-fn branch(record: &RunRecord, range: &Range, known: bool) -> Result<Option<String>, CommandError> {
-    let parse = |text: &str| text.strip_prefix('v').unwrap_or(text).parse::<Version>().ok();
-    let versions = parse(&range.last_good).zip(parse(&range.first_bad));
-    let tested = compared(record);
-    let (good, bad) = match (versions, parse(&tested.last_good).zip(parse(&tested.first_bad))) {
-        (Some(versions), _) | (None, Some(versions)) => versions,
-        (None, None) => return Ok(None),
+fn branch(range: &Range, tested: &Range, known: bool) -> Result<Option<String>, CommandError> {
+    let parse = |range: &Range| {
+        range.last_good.parse::<KernelVersion>().ok().zip(range.first_bad.parse().ok())
     };
-    if good == bad && !known {
+    let Some((good, bad)): Option<(KernelVersion, KernelVersion)> =
+        parse(range).or_else(|| parse(tested))
+    else {
+        return Ok(None);
+    };
+    let order = good.order(&bad).filter(|_| good.flavour == bad.flavour && !known);
+    let (one, two) = (text::line(&good.text), text::line(&bad.text));
+    if order == Some(Ordering::Equal) {
         return Err(CommandError::usage(format!(
-            "no mail to kernel.org is due: both kernels are of {good}, so that what differs is their build"
+            "no mail to kernel.org is due: both kernels are of {one}, so that what differs is their build"
         ))
         .hint("tell whoever built them; or name the commit with --culprit"));
     }
-    if good > bad && !known {
+    if order == Some(Ordering::Greater) {
         return Err(CommandError::usage(format!(
-            "no mail is due: the candidate ({bad}) is older than the baseline ({good}), where it works"
+            "no mail is due: the candidate ({two}) is older than the baseline ({one}), where it works"
         )));
     }
-    Ok((good.branch == bad.branch && bad.is_stable()).then(|| bad.branch.to_string()))
+    let stable = bad.upstream.is_some_and(|version| version.is_stable());
+    Ok(bad.branch.filter(|branch| stable && good.branch == Some(*branch)).map(|b| b.to_string()))
 }
 
 /// The kernel of the run, if its reference still stands for it.
@@ -337,12 +335,11 @@ fn command_line(log: &str) -> Option<String> {
     (!line.is_empty()).then(|| line.to_owned())
 }
 
-/// Who built a kernel, when it is no vanilla one.
-fn distribution(kernel: &KernelRecord) -> Option<&'static str> {
-    // The compiler's version has the name of a distribution as well.
-    let built = kernel.banner.split_once(" #").map_or("", |(_, rest)| rest);
-    let has = |(word, _): &&(&str, &str)| built.contains(word) || kernel.release.contains(word);
-    DISTRIBUTIONS.iter().find(has).map(|(_, name)| *name)
+/// Whose build a kernel is, when it is no vanilla one.
+fn distribution(kernel: &KernelRecord) -> Option<String> {
+    use Distribution::{Unknown, Upstream};
+    let found = of_record(kernel)?.distribution;
+    (!matches!(found, Unknown | Upstream)).then(|| found.to_string())
 }
 
 /// The configuration as a file of kconfig's.
@@ -420,19 +417,14 @@ fn tell(recipients: &[Recipient], notes: &[String]) {
 }
 
 /// What only a person can do before the mail is sent.
-fn check_list(
-    details: &Details,
-    failure: &Failure<'_>,
-    stable: bool,
-    (good, bad): (&str, &str),
-    args: &MailArgs,
-) {
+fn check_list(details: &Details, failure: &Failure<'_>, stable: bool, args: &MailArgs) {
     let mut steps = vec!["read the mail: it is yours, and it is public for ever".to_owned()];
-    if let Some(whose) = &details.distribution {
-        steps.push(format!(
-            "build vanilla {good} and {bad}, run the scenario on them, and say so in the mail; what only \
-             {whose}'s kernels do is to be reported to {whose}"
-        ));
+    if details.distributions.iter().flatten().next().is_some() {
+        steps.push(
+            "build both versions from kernel.org's sources, run the scenario on them, and say so in the mail; \
+             what only a distribution's kernels do is to be reported to the distribution"
+                .to_owned(),
+        );
     }
     steps.push(if stable {
         "check that the newest release of the branch has it as well, and that the branch is still \
@@ -441,6 +433,13 @@ fn check_list(
     } else {
         "check that the newest mainline kernel has it as well: https://kernel.org".to_owned()
     });
+    let taint = details.finding.as_ref().and_then(|finding| finding.taint.as_deref());
+    if taint.is_some_and(|letters| letters.contains(['P', 'O', 'F', 'R'])) {
+        steps.push(
+            "reproduce it without modules from outside of the kernel's tree, or forced ones: they taint it"
+                .to_owned(),
+        );
+    }
     steps.push("look for a report to join: https://lore.kernel.org/regressions/".to_owned());
     if !failure.metrics.is_empty() {
         steps.push(
@@ -456,5 +455,112 @@ fn check_list(
     anstream::eprintln!("before it is sent (docs/regressions.md):");
     for step in steps {
         anstream::eprintln!("  - {}", text::line(&step));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(release: &str, upstream: &str) -> KernelRecord {
+        KernelRecord {
+            reference: release.to_owned(),
+            release: release.to_owned(),
+            banner: release.to_owned(),
+            upstream: Some(upstream.to_owned()),
+            origin: release.to_owned(),
+            image_sha256: String::new(),
+            package_sha256: None,
+        }
+    }
+
+    fn plan(baseline: (&str, &str), candidate: (&str, &str)) -> Plan {
+        Plan {
+            format: 0,
+            kgate: String::new(),
+            workload: String::new(),
+            baseline: kernel(baseline.0, baseline.1),
+            candidate: kernel(candidate.0, candidate.1),
+            tier: None,
+            partitions: 1,
+            boots: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn versions_are_those_of_upstream_where_a_kernel_says_so() {
+        let debian = ("6.1.0-47-cloud-amd64", "6.1.170");
+        for (baseline, candidate, range, due) in [
+            (debian, ("6.1.0-56-cloud-amd64", "6.1.192"), "6.1.170 6.1.192", Ok(Some("6.1"))),
+            (debian, ("6.12.9-200.fc41.x86_64", "6.12.9"), "6.1.170 6.12.9", Ok(None)),
+            (("6.13.0-rc3+", "6.13"), ("6.13.0-rc4+", "6.13"), "6.13-rc3 6.13-rc4", Ok(None)),
+            (
+                ("6.1.170", "6.1.170"),
+                ("6.1.171-own", "6.1.171"),
+                "6.1.170 6.1.171",
+                Ok(Some("6.1")),
+            ),
+            (
+                ("6.8.0-44-generic", "6.8.0"),
+                ("6.8.0-45-generic", "6.8.0"),
+                "6.8.0-44-generic 6.8.0-45-generic",
+                Ok(None),
+            ),
+            (
+                ("5.14.0-427.13.1.el9_4.x86_64", "5.14.0"),
+                ("5.14.0-427.16.1.el9_4.x86_64", "5.14.0"),
+                "5.14.0-427.13.1.el9_4.x86_64 5.14.0-427.16.1.el9_4.x86_64",
+                Ok(None),
+            ),
+            // Of two flavours it can't be said which is the newer one.
+            (
+                ("6.8.0-1009-aws", "6.8.0"),
+                ("6.8.0-45-generic", "6.8.0"),
+                "6.8.0-1009-aws 6.8.0-45-generic",
+                Ok(None),
+            ),
+            (debian, ("6.1.0-48-cloud-amd64", "6.1.170"), "6.1.170 6.1.170", Err("both kernels")),
+            (
+                ("6.8.0-45-generic", "6.8.0"),
+                ("6.8.0-44-generic", "6.8.0"),
+                "6.8.0-45-generic 6.8.0-44-generic",
+                Err("is older than"),
+            ),
+            (("6.12.9", "6.12.9"), debian, "6.12.9 6.1.170", Err("is older than")),
+        ] {
+            let tested = compared(&plan(baseline, candidate));
+            assert_eq!(format!("{} {}", tested.last_good, tested.first_bad), range);
+            match (branch(&tested, &tested, false), due) {
+                (Ok(found), Ok(expected)) => assert_eq!(found.as_deref(), expected, "{range}"),
+                (Err(error), Err(expected)) => {
+                    assert!(error.to_string().contains(expected), "{error}");
+                }
+                (found, expected) => panic!("{range}: {found:?}, not {expected:?}"),
+            }
+            assert!(branch(&tested, &tested, true).is_ok(), "{range}");
+        }
+        // A bisection over commits: the kernels at hand tell the branch.
+        let commits = Range {
+            last_good: "1f2e3d4c5d6b".to_owned(),
+            first_bad: "2f2e3d4c5d6b".to_owned(),
+            culprit: None,
+            basis: None,
+        };
+        let tested = compared(&plan(debian, ("6.1.0-56-cloud-amd64", "6.1.192")));
+        assert_eq!(branch(&commits, &tested, true).unwrap().as_deref(), Some("6.1"));
+    }
+
+    #[test]
+    fn a_distribution_is_named_by_its_kernel() {
+        for (release, expected) in [
+            ("6.1.0-47-cloud-amd64", Some("Debian")),
+            ("6.8.0-45-generic", Some("Ubuntu")),
+            ("5.14.0-427.13.1.el9_4.x86_64", Some("Red Hat or one of its rebuilds")),
+            ("6.1.170", None),
+            ("6.1.170-own", None),
+            ("no version", None),
+        ] {
+            assert_eq!(distribution(&kernel(release, "6.1")).as_deref(), expected, "{release}");
+        }
     }
 }

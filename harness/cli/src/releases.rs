@@ -2,7 +2,7 @@
 
 pub(crate) mod changes;
 pub(crate) mod cves;
-mod delta;
+pub(crate) mod delta;
 pub(crate) mod feeds;
 pub(crate) mod new;
 mod overview;

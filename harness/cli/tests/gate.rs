@@ -118,10 +118,10 @@ fn assert_mail(bench: &Bench) {
     for part in [
         "Cc: regressions@lists.linux.dev",
         "\nSubject: [REGRESSION] ",
-        "\n\n#regzbot introduced: v6.1.",
+        "\n\n#regzbot introduced: v6.",
         "sysrq triggered crash",
-        "It was seen in 1 of 1 boots of 6.1.",
-        "kernels of Debian, not vanilla ones",
+        "It was seen in 1 of 1 boots of 6.",
+        "both kernels are builds of Debian",
         "echo c > /proc/sysrq-trigger; sleep 60",
         "--append kgate.seed",
         "Machine: QEMU ",
@@ -132,7 +132,7 @@ fn assert_mail(bench: &Bench) {
     for (name, part) in [
         ("config", "\nCONFIG_X86_64=y\n"),
         ("dmesg-candidate.txt", "Kernel panic - not syncing: sysrq triggered crash"),
-        ("dmesg-baseline.txt", "] Linux version 6.1."),
+        ("dmesg-baseline.txt", "] Linux version 6."),
     ] {
         let file = fs::read_to_string(bench.path("mail").join(name)).expect(name);
         assert!(file.contains(part), "no {part:?} in {name}");

@@ -5,6 +5,7 @@
 //! All knowledge is the table [`RULES`]; the first rule that fits a string counts.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
@@ -69,6 +70,38 @@ pub enum Distribution {
     VoidLinux,
     Wsl,
     Xanmod,
+}
+
+impl fmt::Display for Distribution {
+    /// Its name, as it is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Upstream => "kernel.org",
+            Self::Unknown => "an unknown maker",
+            Self::Alibaba => "Alibaba Cloud Linux",
+            Self::Alt => "ALT Linux",
+            Self::Amazon => "Amazon Linux",
+            Self::Arch => "Arch Linux",
+            Self::AzureLinux => "Azure Linux",
+            Self::ChromeOs => "ChromeOS",
+            Self::ClearLinux => "Clear Linux",
+            Self::ElRepo => "ELRepo",
+            Self::Linuxkit => "LinuxKit",
+            Self::OpenEuler => "openEuler",
+            Self::OracleUek => "Oracle",
+            Self::PopOs => "Pop!_OS",
+            Self::RaspberryPi => "Raspberry Pi",
+            Self::RedHat => "Red Hat or one of its rebuilds",
+            Self::Rosa => "ROSA Linux",
+            Self::SteamOs => "SteamOS",
+            Self::Suse => "SUSE",
+            Self::Tumbleweed => "openSUSE Tumbleweed",
+            Self::VoidLinux => "Void Linux",
+            Self::Wsl => "WSL",
+            Self::Xanmod => "XanMod",
+            plain => return fmt::Debug::fmt(plain, f),
+        })
+    }
 }
 
 /// Whether the upstream release in a kernel says which of the stable branch's fixes it has.

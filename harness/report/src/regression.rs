@@ -6,7 +6,6 @@ mod mailbox;
 
 use kgate_compare::{Comparison, Place, Side, Sightings, Tally, at_least_as_often};
 use kgate_model::finding::{Finding, TAINTS};
-use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::Role;
 use kgate_model::plan::{MachineShape, PlannedBoot, Start};
 
@@ -57,8 +56,8 @@ pub struct Commit {
 pub struct Details {
     /// The failure's finding again, with lines of source.
     pub finding: Option<Finding>,
-    /// Whose builds the kernels are, when they are not upstream's sources as they are: `Debian`.
-    pub distribution: Option<String>,
+    /// Whose builds the good and the bad kernel are, when they are not upstream's sources as they are: `Debian`.
+    pub distributions: [Option<String>; 2],
     /// What the scenario does, in a line.
     pub summary: Option<String>,
     /// The scenario's steps as shell text.
@@ -162,14 +161,30 @@ impl Mail<'_> {
             }
             None => " The commit that causes it is not known yet.".to_owned(),
         };
-        if let Some(whose) = &self.details.distribution {
-            text += &format!(
-                " Note that these are kernels of {}, not vanilla ones: it is not confirmed with a vanilla \
-                 build yet.",
-                tame(whose)
-            );
+        if let Some(whose) = self.whose() {
+            text += &format!(" Note that {whose}: it is not confirmed with vanilla kernels yet.");
         }
         text
+    }
+
+    /// Whose builds the kernels are that are not vanilla ones.
+    fn whose(&self) -> Option<String> {
+        let [good, bad] = self.details.distributions.each_ref().map(|w| w.as_deref().map(tame));
+        match (good, bad) {
+            (None, None) => None,
+            (Some(good), Some(bad)) if good == bad => {
+                Some(format!("both kernels are builds of {good} with its patches"))
+            }
+            (Some(good), Some(bad)) => Some(format!(
+                "the good kernel is a build of {good} and the bad one of {bad}, with their patches"
+            )),
+            (Some(good), None) => {
+                Some(format!("the good kernel is a build of {good} with its patches"))
+            }
+            (None, Some(bad)) => {
+                Some(format!("the bad kernel is a build of {bad} with its patches"))
+            }
+        }
     }
 
     /// Boots of the candidate and the baseline in which it was seen.
@@ -179,10 +194,18 @@ impl Mail<'_> {
         finding.or(self.failure.cases.first().map(|case| (of(&case.candidate), of(&case.baseline))))
     }
 
+    /// Both kernels of the run: by version, unless that is the same.
+    fn names(&self) -> [String; 2] {
+        let kernels = Role::ALL.map(|role| self.report.record.plan.kernel(role));
+        let upstream = kernels.map(|kernel| kernel.upstream.as_ref().unwrap_or(&kernel.release));
+        let same = upstream[0] == upstream[1];
+        let names = if same { kernels.map(|kernel| &kernel.release) } else { upstream };
+        names.map(|name| version(name))
+    }
+
     /// In how many boots of each kernel.
     fn counts(&self) -> String {
-        let plan = &self.report.record.plan;
-        let (old, new) = (name(&plan.baseline), name(&plan.candidate));
+        let [old, new] = self.names();
         if let Some((bad, good)) = self.sightings() {
             return format!(
                 "It was seen in {} of {} boots of {new} and in {} of {} boots of {old}.",
@@ -225,13 +248,11 @@ impl Mail<'_> {
             page.prose(&format!("/proc/version of the {which} one that was run{package}:"));
             page.quote(format!("Linux version {}", without_builder(&kernel.banner)).as_bytes(), 1);
         }
-        if let Some(whose) = &self.details.distribution {
+        if self.whose().is_some() {
+            let both = tag(&self.range.last_good).and(tag(&self.range.first_bad));
+            let of = both.map_or(String::new(), |_| format!(" of {good} and {bad}"));
             page.prose(&format!(
-                "Both are builds of {0} with its patches. I have not confirmed yet that vanilla builds of \
-                 {1} and {2} behave in the same way.",
-                tame(whose),
-                version(&self.range.last_good),
-                version(&self.range.first_bad)
+                "I have not confirmed yet that vanilla builds{of} behave in the same way."
             ));
         }
         match self.details.settings.as_deref() {
@@ -302,7 +323,9 @@ impl Mail<'_> {
             numbers(metric, page);
         }
         if let Some(functions) = &self.details.functions {
-            page.prose("Where the instructions are (good, bad, difference):");
+            page.prose(
+                "Where the instructions are (baseline is the good kernel, candidate the bad one):",
+            );
             page.quote(functions.as_bytes(), QUOTED_LINES);
         }
     }
@@ -544,11 +567,6 @@ fn taint_words(letters: &str) -> String {
     letters.chars().map(word).collect::<Vec<_>>().join(", ")
 }
 
-/// A kernel by its version.
-fn name(kernel: &KernelRecord) -> String {
-    version(kernel.upstream.as_deref().unwrap_or(&kernel.release))
-}
-
 /// A version for a reader: a commit is shortened.
 fn version(version: &str) -> String {
     match commit_id(version) {
@@ -563,9 +581,10 @@ fn tag(version: &str) -> Option<String> {
         return Some(id.to_owned());
     }
     let number = version.strip_prefix('v').unwrap_or(version);
-    let known = number.starts_with(|c: char| c.is_ascii_digit())
-        && number.contains('.')
-        && number.chars().all(|c| c.is_ascii_alphanumeric() || ".-".contains(c));
+    // `6.8.0-45-generic` is none of upstream's.
+    let (numbers, candidate) = number.split_once("-rc").unwrap_or((number, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let known = numbers.contains('.') && numbers.split('.').chain([candidate]).all(is_number);
     // A major version is tagged with two numbers.
     let number = match number.strip_suffix(".0") {
         Some(major) if major.contains('.') => major,
@@ -650,6 +669,9 @@ mod tests {
                 Some("1f2e3d4c5d6b1f2e3d4c5d6b1f2e3d4c5d6b1f2e"),
             ),
             ("next", None),
+            ("6.8.0-45-generic", None),
+            ("5.14.0-427.el9.x86_64", None),
+            ("6.13-rc", None),
             ("6.1 #regzbot", None),
         ] {
             assert_eq!(tag(version).as_deref(), expected, "{version}");

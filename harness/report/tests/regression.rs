@@ -128,7 +128,7 @@ fn an_oops_in_a_module_with_everything_that_can_be_known() {
     );
     let details = Details {
         finding: Some(oops(true)),
-        distribution: Some("Debian".to_owned()),
+        distributions: [Some("Debian".to_owned()), Some("Debian".to_owned())],
         summary: Some("nginx behind NAT and connection tracking".to_owned()),
         steps: Some("ip netns add client\nwrk -t1 -c16 -d3s http://10.1.0.1/4k".to_owned()),
         output: Some(b"--- step 1\n\x1b[31mred\r\n".to_vec()),
@@ -202,6 +202,39 @@ fn a_metric_that_became_worse() {
     let functions = Some("tcp_v4_connect   120   180   +60".to_owned());
     let text = mail(&run, None, &range(), &Details { functions, ..Details::default() });
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn kernels_of_distributions_have_no_tags_of_upstream() {
+    let fail = failed(FaultKind::Expectation, "exit code 1");
+    let run = Run::new(3, &["subsystem/a"]).outcome("subsystem/a", Candidate, 1..=3, &fail);
+    let of = |name: &str| Some(name.to_owned());
+    let details = |distributions| Details { distributions, ..Details::default() };
+    let ubuntu = Range {
+        last_good: "6.8.0-44-generic".to_owned(),
+        first_bad: "6.8.0-45-generic".to_owned(),
+        ..range()
+    };
+    let text = mail(&run, None, &ubuntu, &details([of("Ubuntu"), of("Ubuntu")]));
+    assert!(!text.contains("#regzbot"), "{text}");
+    assert!(text.contains("On Linux 6.8.0-45-generic, unlike 6.8.0-44-generic:"), "{text}");
+    assert!(text.contains("confirmed yet that vanilla builds behave in the same way"), "{text}");
+    for (distributions, expected) in [
+        ([of("Debian"), None], "the good kernel is a build of Debian with its"),
+        ([None, of("Debian")], "the bad kernel is a build of Debian with its"),
+        ([of("Debian"), of("Fedora")], "a build of Debian and the bad one of Fedora"),
+    ] {
+        let text = mail(&run, None, &range(), &details(distributions)).replace('\n', " ");
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains(" #regzbot introduced: v6.1.170..v6.1.192 "), "{text}");
+    }
+    // Builds of one release are told apart by their names.
+    let mut record = run.record();
+    record.plan.baseline.upstream = record.plan.candidate.upstream.clone();
+    let text = mail_of(&record, &run.assess(), None, &ubuntu, &Details::default());
+    let [old, new] = [&record.plan.baseline, &record.plan.candidate].map(|k| k.release.clone());
+    let counts = format!("3 of 3 boots of {new} and in 0 of 3 boots of {old}.");
+    assert!(text.replace('\n', " ").contains(&counts), "{text}");
 }
 
 #[test]
@@ -297,7 +330,7 @@ proptest! {
             .finding("subsystem/a", Candidate, [1], &finding)
             .outcome("subsystem/b", Candidate, [1], &fail);
         let details = Details {
-            distribution: Some(text.clone()),
+            distributions: [None, Some(text.clone())],
             summary: Some(title.clone()),
             steps: Some(text.clone()),
             output: Some(text.clone().into_bytes()),

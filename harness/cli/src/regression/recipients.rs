@@ -1,24 +1,20 @@
 //! Whom a regression is to be told to, and why.
 
-use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use kgate_kernel::Kernel;
 use kgate_model::finding::Finding;
-use kgate_model::host::{Host, HostCommand};
+use kgate_model::host::Host;
 use kgate_release::{Maintainers, Section, Subsystem};
 use kgate_report::{Commit, Mailbox, Recipient, module, source_file};
 use kgate_scenario::{Action, Scenario};
 
 use crate::args::regression::MailArgs;
-use crate::error::{CommandError, at};
+use crate::error::CommandError;
+use crate::releases::changes::git;
+use crate::releases::delta::maintainers as read_maintainers;
 use crate::text;
 
-/// Looking one commit up takes no longer.
-const LOOK: Duration = Duration::from_secs(60);
-/// No MAINTAINERS file is larger.
-const FILE_BOUND: u64 = 16 << 20;
 /// More would be noise.
 const MOST: usize = 24;
 /// Section whose lists get everything, and whose maintainer is not asked about all of it.
@@ -41,18 +37,20 @@ pub(crate) fn culprit(
     repository: &Path,
     id: &str,
 ) -> Result<Culprit, CommandError> {
-    if id.is_empty() || id.starts_with('-') {
+    if id.is_empty() || id.starts_with(['-', '^', ':']) || id.contains("..") {
         return Err(CommandError::usage(format!("`{}` is no commit", text::line(id))));
     }
     let format = "--format=%H%n%s%n%aN <%aE>%n%(trailers:key=Signed-off-by,valueonly)";
     let object = format!("{id}^{{commit}}");
     let told = git(host, repository, &["show", "--no-patch", format, &object])?;
+    let told = String::from_utf8_lossy(&told);
     let mut lines = told.lines().map(str::to_owned);
     let mut next = || lines.next().unwrap_or_default();
     let (id, subject, author) = (next(), next(), next());
     let signed_off = lines.filter(|line| !line.is_empty()).take(100).collect();
     let tree = ["diff-tree", "--no-commit-id", "--name-only", "--root", "-r", &id];
-    let files = git(host, repository, &tree)?.lines().take(100).map(str::to_owned).collect();
+    let files = git(host, repository, &tree)?;
+    let files = String::from_utf8_lossy(&files).lines().take(100).map(str::to_owned).collect();
     Ok(Culprit { commit: Commit { id, subject }, author, signed_off, files })
 }
 
@@ -61,39 +59,23 @@ pub(crate) fn maintainers(
     host: &dyn Host,
     args: &MailArgs,
     culprit: Option<&Culprit>,
+    notes: &mut Vec<String>,
 ) -> Result<Option<Maintainers>, CommandError> {
-    let text = match (&args.maintainers, &args.git) {
-        (Some(path), _) => {
-            let path = if path.is_dir() { &path.join("MAINTAINERS") } else { path };
-            if fs::metadata(path).map_err(at(path))?.len() > FILE_BOUND {
-                let path = text::line(&path.display().to_string());
-                return Err(CommandError::usage(format!(
-                    "{path}: too large for a MAINTAINERS file"
-                )));
-            }
-            String::from_utf8_lossy(&fs::read(path).map_err(at(path))?).into_owned()
-        }
-        (None, Some(repository)) => {
-            let from = culprit.map_or("HEAD", |culprit| &culprit.commit.id);
-            git(host, repository, &["show", &format!("{from}:MAINTAINERS")])?
-        }
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(Maintainers::parse(&text)))
-}
-
-fn git(host: &dyn Host, repository: &Path, args: &[&str]) -> Result<String, CommandError> {
-    let command = HostCommand::new("git", LOOK).arg("-C").arg(repository).args(args);
-    let output = host.run(&command).map_err(|error| {
-        CommandError::infrastructure(format!("git {}: {error}", args.first().unwrap_or(&"")))
-    })?;
-    if output.code != Some(0) {
-        let why = String::from_utf8_lossy(&output.stderr);
-        let why = text::line(why.lines().next().unwrap_or("git said nothing"));
-        let repository = text::line(&repository.display().to_string());
-        return Err(CommandError::usage(format!("{repository}: {why}")));
+    if let Some(path) = &args.maintainers {
+        let inside = path.join("MAINTAINERS");
+        return read_maintainers(if path.is_dir() { &inside } else { path }).map(Some);
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let Some(repository) = &args.git else { return Ok(None) };
+    let from = culprit.map_or("HEAD", |culprit| &culprit.commit.id);
+    match git(host, repository, &["show", &format!("{from}:MAINTAINERS")]) {
+        Ok(text) => Ok(Some(Maintainers::parse(&String::from_utf8_lossy(&text)))),
+        // The repository has told what it was there for.
+        Err(error) if culprit.is_some() => {
+            notes.push(error.first_line());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What is known of the place that fails.
@@ -107,7 +89,8 @@ pub(crate) struct Place<'a> {
 impl Place<'_> {
     /// Paths of the kernel's tree that are to blame, and whether they are more than a guess.
     fn paths(&self) -> (Vec<String>, bool) {
-        if let Some(culprit) = self.culprit {
+        // A merge has no files of its own.
+        if let Some(culprit) = self.culprit.filter(|culprit| !culprit.files.is_empty()) {
             return (culprit.files.clone(), true);
         }
         if let Some(file) = self.finding.and_then(source_file) {
@@ -227,5 +210,135 @@ impl Book {
             None if self.all.len() < MOST => self.all.push(Recipient { mailbox, to, reason }),
             None => self.notes.push(format!("{mailbox} left out, there are too many ({reason})")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use kgate_klog::{Source, parse};
+    use kgate_machine::process::LocalHost;
+
+    use super::*;
+
+    const MAINTAINERS: &str = "NETFILTER\nM:\tAda Example <ada@example.org>\n\
+         R:\tBo <bo@example.org>\nL:\tnf@example.org (moderated for non-subscribers)\n\
+         L:\tclosed@example.org (subscribers-only)\nF:\tnet/netfilter/\n\n\
+         THE REST\nM:\tCarl <carl@example.org>\nL:\tall@example.org\nF:\t*\nF:\t*/\n";
+
+    /// A repository whose last commits are a change and a merge.
+    fn repository() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        let git = |args: &[&str]| {
+            let who = ["-c", "user.name=Joe", "-c", "user.email=joe@example.org"];
+            git(&LocalHost, dir.path(), &[&who, args].concat()).unwrap();
+        };
+        git(&["init", "--quiet", "--initial-branch=master"]);
+        fs::create_dir_all(at("net/netfilter")).unwrap();
+        fs::write(at("MAINTAINERS"), MAINTAINERS).unwrap();
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message", "Linux 6.1"]);
+        fs::write(at("net/netfilter/core.c"), "1").unwrap();
+        git(&["add", "."]);
+        let message = "netfilter: count größer\n\n[ Upstream commit 0123456789ab ]\n\n\
+             Fixes: 1da177e4c3f4 (\"Linux-2.6.12-rc2\")\n\
+             Signed-off-by: Jürgen Größer, Jr. <juergen@example.org>\n\
+             [ada: mended a comment]\nSigned-off-by: Ada Example <ada@example.org>\n\
+             Signed-off-by: Nobody <nobody at example.org>\n";
+        let author = "--author=Jürgen Größer, Jr. <juergen@example.org>";
+        git(&["commit", "--quiet", author, "--message", message]);
+        git(&["checkout", "--quiet", "-b", "side", "HEAD^"]);
+        git(&["commit", "--quiet", "--allow-empty", "--message", "side"]);
+        git(&["merge", "--quiet", "--no-edit", "master"]);
+        // A user's settings that change what git prints.
+        git(&["config", "log.showSignature", "true"]);
+        git(&["config", "color.ui", "always"]);
+        dir
+    }
+
+    fn told(place: &Place<'_>, maintainers: &Maintainers) -> String {
+        let (recipients, notes) = recipients(place, Some(maintainers), Some("6.1"));
+        let line = |r: &Recipient| {
+            format!("{} {}: {}\n", if r.to { "To" } else { "Cc" }, r.mailbox, r.reason)
+        };
+        recipients.iter().map(line).chain(notes.iter().map(|n| format!("note: {n}\n"))).collect()
+    }
+
+    #[test]
+    fn a_culprit_is_told_to_its_author_and_those_who_signed_it() {
+        let dir = repository();
+        let found = culprit(&LocalHost, dir.path(), "master").unwrap();
+        assert_eq!(found.commit.subject, "netfilter: count größer");
+        assert_eq!(
+            (found.commit.id.len(), &*found.files),
+            (40, &["net/netfilter/core.c".into()][..])
+        );
+        let args = MailArgs { git: Some(dir.path().to_owned()), ..MailArgs::default() };
+        let mut notes = Vec::new();
+        let list = maintainers(&LocalHost, &args, Some(&found), &mut notes).unwrap().unwrap();
+        let place = |culprit| Place { culprit, finding: None, scenario: None, kernel: None };
+        insta::assert_snapshot!(told(&place(Some(&found)), &list), @r"
+        To stable@vger.kernel.org: a regression between releases of 6.1
+        To Jürgen Größer, Jr. <juergen@example.org>: author of the culprit
+        Cc Ada Example <ada@example.org>: signed off the culprit
+        Cc Bo <bo@example.org>: reviewer of NETFILTER (net/netfilter/core.c)
+        Cc nf@example.org: list of NETFILTER (net/netfilter/core.c)
+        Cc all@example.org: list of THE REST (net/netfilter/core.c)
+        Cc regressions@lists.linux.dev: every regression
+        note: `Nobody <nobody at example.org>` is no plain address (signed off the culprit): left out
+        ");
+        let merge = culprit(&LocalHost, dir.path(), "side").unwrap();
+        assert_eq!(place(Some(&merge)).paths(), (Vec::new(), false));
+        for id in ["", "--output=x", "^master", ":MAINTAINERS", "master^..side", "nothing"] {
+            assert!(culprit(&LocalHost, dir.path(), id).is_err(), "{id:?}");
+        }
+        // A repository without MAINTAINERS still tells the culprit, and nothing else.
+        fs::remove_file(dir.path().join("MAINTAINERS")).unwrap();
+        let who = ["-c", "user.name=Joe", "-c", "user.email=joe@example.org"];
+        let remove = ["commit", "--quiet", "--all", "--message", "remove"];
+        git(&LocalHost, dir.path(), &[&who[..], &remove].concat()).unwrap();
+        let last = culprit(&LocalHost, dir.path(), "HEAD").unwrap();
+        let none = maintainers(&LocalHost, &args, Some(&last), &mut notes).unwrap();
+        assert!(none.is_none() && notes[0].contains("MAINTAINERS"), "{notes:?}");
+        assert!(maintainers(&LocalHost, &args, None, &mut notes).is_err());
+    }
+
+    #[test]
+    fn a_stack_in_a_module_is_told_to_those_who_maintain_its_file() {
+        let Some(pair) = kgate_testkit::kernels::pair() else { return };
+        // A report of a real kernel, as if it came from one of its own modules.
+        let log = include_str!("../../../klog/tests/cases/6.12-warn.txt");
+        let (_, log) = log.split_once("\n\n").unwrap();
+        let log = log.replace("[kfault]", "[nf_conntrack]");
+        let finding = |log: &str| parse(Source::Console, log.as_bytes()).remove(0);
+        let list = Maintainers::parse(MAINTAINERS);
+        let told = |finding: &Finding, kernel| {
+            told(&Place { culprit: None, finding: Some(finding), scenario: None, kernel }, &list)
+        };
+        let named = finding(&log.replace(" at kfault.c:", " at net/netfilter/x.c:"));
+        insta::assert_snapshot!(told(&named, None), @r"
+        To stable@vger.kernel.org: a regression between releases of 6.1
+        Cc Ada Example <ada@example.org>: maintainer of NETFILTER (net/netfilter/x.c)
+        Cc Bo <bo@example.org>: reviewer of NETFILTER (net/netfilter/x.c)
+        Cc nf@example.org: list of NETFILTER (net/netfilter/x.c)
+        Cc all@example.org: list of THE REST (net/netfilter/x.c)
+        Cc regressions@lists.linux.dev: every regression
+        ");
+        let unnamed = finding(&log.replace(" at kfault.c:38 ", " at "));
+        insta::assert_snapshot!(told(&unnamed, Some(&pair.candidate)), @r"
+        To stable@vger.kernel.org: a regression between releases of 6.1
+        Cc Ada Example <ada@example.org>: maintainer of NETFILTER (net/netfilter/nf_conntrack.c)
+        Cc Bo <bo@example.org>: reviewer of NETFILTER (net/netfilter/nf_conntrack.c)
+        Cc nf@example.org: list of NETFILTER (net/netfilter/nf_conntrack.c)
+        Cc all@example.org: list of THE REST (net/netfilter/nf_conntrack.c)
+        Cc regressions@lists.linux.dev: every regression
+        ");
+        insta::assert_snapshot!(told(&unnamed, None), @r"
+        To stable@vger.kernel.org: a regression between releases of 6.1
+        Cc regressions@lists.linux.dev: every regression
+        note: where in the kernel it fails is not known: name debug information with --debug-info, or add the subsystem's maintainers and list by hand
+        ");
     }
 }

@@ -170,14 +170,17 @@ fn from_git(
     if steps.len() > MAX_SEGMENTS {
         return Err(CommandError::usage(format!("{name} has too many tags from {from} to {to}")));
     }
-    let day =
-        git(context, repository, &["log", "-1", "--format=%cs", &format!("v{to}^{{commit}}")])?;
+    let day = git(
+        &context.host,
+        repository,
+        &["log", "-1", "--format=%cs", &format!("v{to}^{{commit}}")],
+    )?;
     let snapshot = String::from_utf8_lossy(&day).trim().parse().ok();
     let origin = Origin { kind: OriginKind::Git, name: repository.display().to_string(), snapshot };
     let mut changes = Changes { origin, releases: Default::default() };
     for Segment { from, to } in &steps {
         let arguments = log_arguments(Segment { from: *from, to: *to });
-        let output = git(context, repository, &arguments)?;
+        let output = git(&context.host, repository, &arguments)?;
         changes.releases.insert(*to, read_log(&output, maintainers));
     }
     Ok((steps.iter().map(|step| step.to).collect(), changes))
@@ -188,24 +191,30 @@ pub(crate) fn tags(
     context: &Context,
     repository: &Path,
 ) -> Result<BTreeSet<Version>, CommandError> {
-    let list = git(context, repository, &["tag", "--list", "v*"])?;
+    let list = git(&context.host, repository, &["tag", "--list", "v*"])?;
     let list = String::from_utf8_lossy(&list);
     Ok(list.lines().filter_map(|tag| tag.strip_prefix('v')?.parse().ok()).collect())
 }
 
-fn git(
-    context: &Context,
+/// What `git` says of a repository.
+///
+/// # Errors
+/// When it can't be run, or complains.
+pub(crate) fn git(
+    host: &dyn Host,
     repository: &Path,
     arguments: &[impl AsRef<str>],
 ) -> Result<Vec<u8>, CommandError> {
     let name = line(&repository.display().to_string());
     let mut command = HostCommand::new("git", GIT).arg("-C").arg(repository);
+    // A user's setting that puts more into what is read.
+    command = command.args(["-c", "log.showSignature=false"]);
     // A repository that keeps only part of its objects is not to fetch the rest by itself.
     command.env = [("GIT_NO_LAZY_FETCH", "1"), ("GIT_TERMINAL_PROMPT", "0"), ("LC_ALL", "C")]
         .map(|(key, value)| (key.into(), value.into()))
         .into();
     let command = command.args(arguments.iter().map(AsRef::as_ref));
-    let output = context.host.run(&command).map_err(|error| match error.kind() {
+    let output = host.run(&command).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             CommandError::infrastructure("git, which reads the repository, is not installed")
         }

@@ -80,7 +80,11 @@ fn counts_as(subject: &Subject, text: &str) -> Result<Version, CommandError> {
     })
 }
 
-fn maintainers(path: &std::path::Path) -> Result<Maintainers, CommandError> {
+/// Reads a MAINTAINERS file.
+///
+/// # Errors
+/// When it can't be read, or is none.
+pub(crate) fn maintainers(path: &std::path::Path) -> Result<Maintainers, CommandError> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
     std::fs::File::open(path)

@@ -2,6 +2,7 @@
 //! reference, which is resolved only when it is none of these.
 
 use kgate_kernel::Kernel;
+use kgate_model::kernel::KernelRecord;
 use kgate_release::{Catalogue, KernelVersion};
 
 use crate::context::Context;
@@ -40,14 +41,25 @@ pub(crate) fn subject(context: &Context, text: &str) -> Result<Subject, CommandE
 
 /// What the version of a kernel that is at hand means.
 pub(crate) fn of_kernel(kernel: &Kernel) -> Option<KernelVersion> {
-    // The package's version and the banner tell more than the release, which may be an ABI name.
     let packages = kernel.origin.packages.iter().map(|package| package.version.as_str());
-    let names = packages.chain([kernel.release.as_str()]);
+    of_names(packages.chain([kernel.release.as_str()]), kernel.upstream.as_deref())
+}
+
+/// What the version of a kernel of a run means.
+pub(crate) fn of_record(kernel: &KernelRecord) -> Option<KernelVersion> {
+    of_names([kernel.release.as_str()].into_iter(), kernel.upstream.as_deref())
+}
+
+/// The package's version and the banner tell more than the release, which may be an ABI name.
+fn of_names<'a>(
+    names: impl Iterator<Item = &'a str>,
+    of_banner: Option<&str>,
+) -> Option<KernelVersion> {
     let named: Vec<KernelVersion> = names.filter_map(|name| name.parse().ok()).collect();
     let best = named.iter().find(|named| named.upstream.is_some()).or(named.last()).cloned();
     let mut version = best?;
     if version.upstream.is_none() {
-        let of_banner = kernel.upstream.as_deref().and_then(|text| text.parse().ok());
+        let of_banner = of_banner.and_then(|text| text.parse().ok());
         version.upstream = of_banner.filter(|upstream: &kgate_release::Version| {
             upstream.is_stable() && Some(upstream.branch) == version.branch
         });
