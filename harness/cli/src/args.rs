@@ -102,8 +102,7 @@ pub(crate) enum ColorWhen {
 pub(crate) enum Command {
     /// Compare two kernels under a workload, and decide.
     Run(Box<RunArgs>),
-    /// Gate each new release: find what has come out, fetch it, run it against production, report, and
-    /// write down that it is done.
+    /// Gate each new release once: fetch it, run it against production, report.
     Gate(Box<gate::GateArgs>),
     /// Boot one kernel: run a command on it, a scenario, or a shell on your terminal.
     Boot(BootArgs),

@@ -56,7 +56,9 @@ fn reference() {
         writeln!(text, "$ kgate {command} --help\n{help}").unwrap();
         // Every command that this one lists has its own entry.
         let listed = help.split("Commands:\n").nth(1).unwrap_or_default();
-        for line in listed.lines().take_while(|line| !line.is_empty()) {
+        let listed = listed.lines().take_while(|line| !line.is_empty());
+        // What a long summary goes on with is further to the right.
+        for line in listed.filter(|line| !line.starts_with("   ")) {
             let name = line.split_whitespace().next().unwrap();
             let whole = format!("{command} {name}");
             assert!(
