@@ -18,7 +18,7 @@ use futures::future::join_all;
 use kgate_kernel::Kernel;
 use kgate_model::journal::{Entry, RunRecord};
 use kgate_model::outcome::Role;
-use kgate_release::Version;
+use kgate_release::KernelVersion;
 use kgate_release::bisect::{Answer, Certainty, Ending, Graph, Search, Sightings};
 use kgate_report::Range;
 use kgate_runner::{History, Inputs, RunDir, RunEnd};
@@ -753,8 +753,8 @@ impl<'a> Bisect<'a> {
         match &self.setup.source {
             Source::Git(_) => one.id.clone(),
             Source::Releases => {
-                let upstream = one.name.split(['-', '+', '~']).next().unwrap_or_default();
-                if upstream.parse::<Version>().is_ok() { upstream } else { &one.name }.to_owned()
+                let upstream = one.name.parse::<KernelVersion>().ok().and_then(|v| v.counts_as());
+                upstream.map_or_else(|| one.name.clone(), |version| version.to_string())
             }
         }
     }
