@@ -169,6 +169,13 @@ impl From<io::Error> for CommandError {
     }
 }
 
+impl From<serde_json::Error> for CommandError {
+    /// What can't be written: what can't be read is told with its place.
+    fn from(error: serde_json::Error) -> Self {
+        Self::infrastructure(error.to_string())
+    }
+}
+
 /// Whether the wrong path was named, rather than something of the machine's failed.
 fn is_mistake(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory, NotFound};

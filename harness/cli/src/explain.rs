@@ -119,8 +119,7 @@ pub(crate) async fn all(
         let table = explanation.table(WIDTH, usize::MAX);
         write(&place, "txt", table.as_bytes())?;
         write(&place, "svg", graph.as_bytes())?;
-        let json = serde_json::to_vec_pretty(&explanation)
-            .map_err(|e| CommandError::infrastructure(e.to_string()))?;
+        let json = serde_json::to_vec_pretty(&explanation)?;
         write(&place, "json", &json)?;
         if !globs.is_empty() || shown < SHOWN {
             shown += 1;

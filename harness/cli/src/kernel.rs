@@ -21,8 +21,7 @@ fn show(context: &Context, reference: &str, json: bool) -> Result<(), CommandErr
     let kernel = context.kernel(reference)?;
     let record = kernel.record();
     if json {
-        let text = serde_json::to_string_pretty(&record)
-            .map_err(|e| CommandError::infrastructure(e.to_string()))?;
+        let text = serde_json::to_string_pretty(&record)?;
         anstream::println!("{text}");
         return Ok(());
     }

@@ -39,8 +39,7 @@ fn overview(context: &Context, args: &ReleasesArgs) -> Result<ExitCode, CommandE
     let overview = Overview::new(&catalogue, production.as_ref());
     let text = match args.format {
         ReportFormat::Text => overview.text(),
-        ReportFormat::Json => serde_json::to_string_pretty(&overview)
-            .map_err(|error| CommandError::infrastructure(error.to_string()))?,
+        ReportFormat::Json => serde_json::to_string_pretty(&overview)?,
     };
     anstream::println!("{text}");
     Ok(ExitCode::from(PROMOTE))

@@ -270,8 +270,7 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
     let prepared = Prepared::new(context, &args.subjects, &mut announce)?;
     let plan = prepared.plan(args.partitions);
     if args.json {
-        let text = serde_json::to_string_pretty(&plan)
-            .map_err(|e| CommandError::infrastructure(e.to_string()))?;
+        let text = serde_json::to_string_pretty(&plan)?;
         anstream::println!("{text}");
         return Ok(ExitCode::from(PROMOTE));
     }

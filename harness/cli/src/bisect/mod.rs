@@ -96,8 +96,7 @@ fn create(context: &Context, args: &BisectArgs) -> Result<PathBuf, CommandError>
 }
 
 fn write_setup(dir: &Path, setup: &Setup) -> Result<(), CommandError> {
-    let text = serde_json::to_string(setup)
-        .map_err(|error| CommandError::infrastructure(error.to_string()))?;
+    let text = serde_json::to_string(setup)?;
     fs::create_dir_all(dir).map_err(at(dir))?;
     let (path, beside) = (dir.join(SETUP), dir.join("bisect.json.new"));
     fs::write(&beside, text).map_err(at(&beside))?;

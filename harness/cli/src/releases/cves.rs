@@ -239,8 +239,7 @@ impl CvePart {
     /// # Errors
     /// None that can happen.
     pub(crate) fn json(&self) -> Result<Value, CommandError> {
-        let delta = serde_json::to_value(&self.delta)
-            .map_err(|error| CommandError::infrastructure(error.to_string()))?;
+        let delta = serde_json::to_value(&self.delta)?;
         let mut value = json!({
             "schema": SCHEMA,
             "age_days": self.age,

@@ -60,8 +60,7 @@ pub(crate) fn delta(context: &Context, args: &DeltaArgs) -> Result<ExitCode, Com
     delta.add_cves(cves::delta(context, &subjects[0], &subjects[1], &touches)?);
     let text = match args.format {
         ReportFormat::Text => delta.text(),
-        ReportFormat::Json => serde_json::to_string_pretty(&delta)
-            .map_err(|error| CommandError::infrastructure(error.to_string()))?,
+        ReportFormat::Json => serde_json::to_string_pretty(&delta)?,
     };
     anstream::println!("{}", text.trim_end());
     Ok(ExitCode::from(PROMOTE))

@@ -154,8 +154,7 @@ fn keep(place: &Path, url: &str, date: Date, bytes: &[u8]) -> Result<(), Command
     let dir = place.parent().unwrap_or(place);
     fs::create_dir_all(dir).map_err(at(dir))?;
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(at(dir))?;
-    let head = serde_json::to_string(&Kept { url: url.to_owned(), date })
-        .map_err(|error| CommandError::infrastructure(error.to_string()))?;
+    let head = serde_json::to_string(&Kept { url: url.to_owned(), date })?;
     writeln!(file, "{head}").and_then(|()| file.write_all(bytes)).map_err(at(place))?;
     file.persist(place).map_err(|error| at(place)(error.error))?;
     Ok(())

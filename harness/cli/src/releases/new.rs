@@ -206,8 +206,7 @@ pub(crate) fn new(context: &Context, args: &NewArgs) -> Result<ExitCode, Command
     let candidates: Vec<Candidate> = candidates.collect();
     let text = match args.format {
         NewFormat::Text => text(&desk, &work, &candidates, &state),
-        NewFormat::Json => serde_json::to_string_pretty(&whole(&desk, &work, &candidates, &state))
-            .map_err(|error| CommandError::infrastructure(error.to_string()))?,
+        NewFormat::Json => serde_json::to_string_pretty(&whole(&desk, &work, &candidates, &state))?,
         NewFormat::Matrix => matrix(&candidates).to_string(),
     };
     anstream::println!("{text}");

@@ -83,8 +83,7 @@ pub(crate) fn waiting(context: &Context, args: &WaitingArgs) -> Result<ExitCode,
     }
     let text = match args.format {
         ReportFormat::Text => waiting.text(columns(&io::stdout())),
-        ReportFormat::Json => serde_json::to_string_pretty(&waiting)
-            .map_err(|error| CommandError::infrastructure(error.to_string()))?,
+        ReportFormat::Json => serde_json::to_string_pretty(&waiting)?,
     };
     anstream::println!("{}", text.trim_end());
     Ok(ExitCode::from(PROMOTE))
