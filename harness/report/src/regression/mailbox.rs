@@ -192,7 +192,8 @@ mod tests {
         Content-Transfer-Encoding: 8bit
         "##);
         insta::assert_snapshot!(headers(&[], "größer =?utf-8?Q?x?="), @r##"
-        Subject: [REGRESSION] =?utf-8?Q?gr=C3=B6=C3=9Fer_=3D=3Futf=2D8=3FQ=3Fx=3F=3D?=
+        Subject: [REGRESSION]
+         =?utf-8?Q?gr=C3=B6=C3=9Fer_=3D=3Futf=2D8=3FQ=3Fx=3F=3D?=
         MIME-Version: 1.0
         Content-Type: text/plain; charset=utf-8
         Content-Transfer-Encoding: 8bit
