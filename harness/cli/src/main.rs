@@ -11,6 +11,7 @@ mod error;
 mod explain;
 mod foresight;
 mod gate;
+mod git;
 mod guests;
 mod host;
 mod kernel;

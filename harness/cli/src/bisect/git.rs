@@ -2,7 +2,7 @@
 //! checkout, and building it by the user's command.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use kgate_kernel::Reference;
 use kgate_machine::process::{Pages, Process};
-use kgate_model::host::{Host, HostCommand};
+use kgate_model::host::Host;
 use serde::{Deserialize, Serialize};
 
 use super::setup::Point;
 use crate::error::{CommandError, at};
+use crate::git::Git;
 use crate::text::line;
 
 /// A question about the repository is answered within this time.
@@ -62,23 +63,9 @@ impl Repository {
         args: &[&str],
         timeout: Duration,
     ) -> Result<String, CommandError> {
-        let command =
-            HostCommand::new("git", timeout).arg("-C").arg(dir).args(args.iter().copied());
-        let what = || format!("git {}", args.first().unwrap_or(&""));
-        let output = host.run(&command).map_err(|error| {
-            CommandError::infrastructure(format!("{} in {}: {error}", what(), dir.display()))
-        })?;
-        if output.code == Some(0) {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-        Err(CommandError::infrastructure(format!(
-            "{} in {}: {}",
-            what(),
-            dir.display(),
-            line(last)
-        )))
+        let answer = Git::new(host, dir, timeout).text(args);
+        let place = || format!("git {} in {}", args.first().unwrap_or(&""), dir.display());
+        answer.map_err(|error| error.infrastructure(&place()))
     }
 
     fn ask(&self, host: &dyn Host, args: &[&str]) -> Result<String, CommandError> {
@@ -163,19 +150,10 @@ impl Repository {
         }
         if !source.join(".git").is_dir() {
             let (from, to) = (self.path.as_os_str(), source.as_os_str());
-            let clone = HostCommand::new("git", CHECK_OUT)
-                .args(["clone", "--quiet", "--shared", "--no-checkout", "--template="])
-                .arg("--")
-                .arg(from)
-                .arg(to);
-            let output = host.run(&clone)?;
-            if output.code != Some(0) {
-                let said = String::from_utf8_lossy(&output.stderr);
-                return Err(CommandError::infrastructure(format!(
-                    "git clone: {}",
-                    line(said.trim())
-                )));
-            }
+            let clone = ["clone", "--quiet", "--shared", "--no-checkout", "--template=", "--"];
+            let clone: Vec<_> = clone.iter().map(OsStr::new).chain([from, to]).collect();
+            let here = Git::new(host, Path::new("."), CHECK_OUT);
+            here.bytes(&clone).map_err(|error| error.infrastructure("git clone"))?;
         }
         let checkout = ["checkout", "--quiet", "--force", "--detach", commit];
         Self::git(host, source, &checkout, CHECK_OUT)?;
@@ -213,7 +191,7 @@ impl Repository {
     }
 }
 
-fn set(name: &str, value: &std::ffi::OsStr) -> OsString {
+fn set(name: &str, value: &OsStr) -> OsString {
     let mut text = OsString::from(name);
     text.push("=");
     text.push(value);

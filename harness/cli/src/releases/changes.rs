@@ -1,13 +1,14 @@
 //! Gets what tells the commits of releases: a repository, changelogs, and what packages carry.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kgate_kernel::{Reference, Resolver};
-use kgate_model::host::{Host, HostCommand};
+use kgate_model::host::Host;
 use kgate_release::change::{
     Changes, Origin, OriginKind, Reader, Segment, log_arguments, read_log, segments,
 };
@@ -16,6 +17,7 @@ use kgate_release::{Maintainers, Version, releases_between};
 use crate::args::changes::ChangeArgs;
 use crate::context::Context;
 use crate::error::{CommandError, at};
+use crate::git::Git;
 use crate::text::line;
 
 /// The longest that `git` may take for one release.
@@ -203,30 +205,10 @@ pub(crate) fn tags(
 pub(crate) fn git(
     host: &dyn Host,
     repository: &Path,
-    arguments: &[impl AsRef<str>],
+    arguments: &[impl AsRef<OsStr>],
 ) -> Result<Vec<u8>, CommandError> {
-    let name = line(&repository.display().to_string());
-    let mut command = HostCommand::new("git", GIT).arg("-C").arg(repository);
-    // A user's setting that puts more into what is read.
-    command = command.args(["-c", "log.showSignature=false"]);
     // A repository that keeps only part of its objects is not to fetch the rest by itself.
-    command.env = [("GIT_NO_LAZY_FETCH", "1"), ("GIT_TERMINAL_PROMPT", "0"), ("LC_ALL", "C")]
-        .map(|(key, value)| (key.into(), value.into()))
-        .into();
-    let command = command.args(arguments.iter().map(AsRef::as_ref));
-    let output = host.run(&command).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            CommandError::infrastructure("git, which reads the repository, is not installed")
-        }
-        _ => CommandError::infrastructure(format!("git in {name}: {error}")),
-    })?;
-    if output.code != Some(0) {
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        let complaint = complaint.lines().next().unwrap_or("it failed");
-        return Err(CommandError::usage(format!("git in {name}: {}", line(complaint))));
-    }
-    if output.stdout.len() as u64 >= kgate_machine::process::HOST_OUTPUT {
-        return Err(CommandError::infrastructure(format!("git in {name} says too much at once")));
-    }
-    Ok(output.stdout)
+    let env = &[("GIT_NO_LAZY_FETCH", "1")];
+    let answer = Git { env, ..Git::new(host, repository, GIT) }.bytes(arguments);
+    answer.map_err(|error| error.usage(&format!("git in {}", repository.display())))
 }

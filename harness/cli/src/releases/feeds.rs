@@ -20,6 +20,7 @@ use super::subject::subject;
 use crate::args::releases::FeedArgs;
 use crate::context::Context;
 use crate::error::{CommandError, at};
+use crate::git::Git;
 use crate::text::line;
 
 /// Feeds that have a name of their own.
@@ -184,24 +185,15 @@ fn from_apt(context: &Context, source: &str, flavour: &str) -> Result<Feed, Comm
 }
 
 fn from_git(context: &Context, source: &str, repository: &str) -> Result<Feed, CommandError> {
-    let fail = |why: &str| CommandError::usage(format!("feed {}: {}", line(source), line(why)));
-    let command = HostCommand::new("git", LIST).arg("-C").arg(repository).args([
-        "for-each-ref",
-        "--format=%(refname) %(creatordate:short)",
-        "refs/tags/v*",
-    ]);
-    let output = context.host.run(&command).map_err(|error| {
-        CommandError::infrastructure(format!("feed {}: git: {error}", line(source)))
-    })?;
-    if output.code != Some(0) {
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        return Err(fail(complaint.lines().next().unwrap_or("git failed")));
-    }
-    if output.stdout.is_empty() {
-        return Err(fail("the repository has no tags such as v6.1.3")
+    let name = format!("feed {source}");
+    let tags = Git::new(&context.host, Path::new(repository), LIST)
+        .bytes(&["for-each-ref", "--format=%(refname) %(creatordate:short)", "refs/tags/v*"])
+        .map_err(|error| error.usage(&name))?;
+    if tags.is_empty() {
+        return Err(CommandError::usage(format!("{}: the repository has no tags such as v6.1.3", line(&name)))
             .hint("`git fetch --tags` from https://git.kernel.org/pub/scm/linux/kernel/git/stable/linux.git brings them"));
     }
-    parse(source, output.stdout)
+    parse(source, tags)
 }
 
 /// Kernels in a directory: packages and directories, each of them whole. What the name of a Debian

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use kgate_model::host::{Host, HostCommand};
 use kgate_release::cve::{MAX_RECORD, RecordError, Severity, Snapshot, Table};
 
 use super::table;
 use crate::args::cves::UpdateArgs;
 use crate::context::{Context, now};
 use crate::error::{CommandError, at};
+use crate::git::{Git, GitError};
 use crate::text::line;
 
 /// Records that are published; beside them are those reserved and rejected.
@@ -141,31 +141,18 @@ fn git(
     args: &[&str],
     timeout: Duration,
 ) -> Result<String, CommandError> {
-    let mut command = HostCommand::new("git", timeout)
-        .arg("-C")
-        .arg(repository)
-        // Nothing goes on after git's end.
-        .args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"])
-        .args(args);
-    // Where somebody would have to answer, nobody does.
-    command.env.push(("GIT_TERMINAL_PROMPT".into(), "0".into()));
-    let fail = |why: &str| CommandError::infrastructure(format!("{}: {}", line(name), line(why)));
-    let output = context.host.run(&command).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => fail("git, which reads it, is not installed"),
-        _ => fail(&error.to_string()),
-    })?;
-    if output.code == Some(0) {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    let complaint = complaint.lines().find(|line| !line.trim().is_empty()).unwrap_or("git failed");
-    let error = fail(complaint);
-    Err(match complaint {
-        text if text.contains("dubious ownership") => {
-            error.hint("it belongs to somebody else; `git config --global --add safe.directory PATH` trusts it")
-        }
-        text if text.contains("pathspec") => error.hint(format!("it has no {PUBLISHED}: is it a clone of vulns.git?")),
-        _ => error,
+    let answer = Git::new(&context.host, repository, timeout).text(args);
+    answer.map(|text| text.trim().to_owned()).map_err(|error| {
+        let hint = match &error {
+            GitError::Refused(why) if why.contains("dubious ownership") => {
+                "it belongs to somebody else; `git config --global --add safe.directory PATH` trusts it".to_owned()
+            }
+            GitError::Refused(why) if why.contains("pathspec") => {
+                format!("it has no {PUBLISHED}: is it a clone of vulns.git?")
+            }
+            _ => return error.infrastructure(name),
+        };
+        error.infrastructure(name).hint(hint)
     })
 }
 
