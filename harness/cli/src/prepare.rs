@@ -7,7 +7,7 @@ use kgate_model::outcome::Role;
 use kgate_model::plan::{Plan, TierChoice};
 use kgate_release::change::Bound;
 use kgate_release::tier::Facts;
-use kgate_release::waiting::grouped;
+use kgate_release::words::grouped;
 use kgate_release::{CommitDelta, Relation};
 use kgate_runner::{Capabilities, Inputs, make_plan};
 use kgate_scenario::{Glob, Policy, Waivers};

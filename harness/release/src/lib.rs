@@ -21,6 +21,7 @@ mod subsystem;
 pub mod tier;
 mod version;
 pub mod waiting;
+pub mod words;
 pub mod work;
 
 pub use catalogue::{BranchEntry, BranchState, Catalogue, End, EndBasis, Release, Source};

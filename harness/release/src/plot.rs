@@ -143,7 +143,7 @@ fn nice(value: f64) -> f64 {
 }
 
 fn number(value: f64) -> String {
-    if value.fract() == 0.0 { crate::waiting::grouped(value as u64) } else { format!("{value:.1}") }
+    if value.fract() == 0.0 { crate::words::grouped(value as u64) } else { format!("{value:.1}") }
 }
 
 /// Text as XML has it: nothing of it is markup, and what XML can't hold is left out.

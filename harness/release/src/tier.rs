@@ -7,6 +7,7 @@ use crate::catalogue::{BranchState, Catalogue, End, EndBasis};
 use crate::relation::Relation;
 use crate::standing::Standing;
 use crate::version::Version;
+use crate::words::{ago, counted};
 
 /// What is known of a candidate beside production. What is `None` is not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,10 +111,7 @@ impl Facts {
             );
         };
         let branch = theirs.branch;
-        let apart = match ours.patch.abs_diff(theirs.patch) {
-            1 => "1 release".to_owned(),
-            apart => format!("{apart} releases"),
-        };
+        let apart = counted(ours.patch.abs_diff(theirs.patch), "release");
         match Relation::of(&ours, &theirs) {
             Relation::Same => (
                 Tier::Bugfix,
@@ -218,17 +216,6 @@ impl Facts {
             }
         }
         Some(because.join(" and "))
-    }
-}
-
-/// How long ago a day was, in words.
-#[must_use]
-pub fn ago(day: Date, today: Date) -> String {
-    match (today - day).get_days() {
-        ..=-1 => format!("on {day}, which is still to come"),
-        0 => "today".to_owned(),
-        1 => "yesterday".to_owned(),
-        days => format!("{days} days ago"),
     }
 }
 

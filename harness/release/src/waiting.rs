@@ -4,6 +4,7 @@ use jiff::civil::Date;
 use serde::Serialize;
 
 use crate::version::Version;
+use crate::words::{counted, grouped};
 
 /// What one release adds to what is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,25 +103,10 @@ impl Growth {
             other => format!("{other:.2} times the delay"),
         };
         let after = |point: &Point| {
-            let plural = if point.releases == 1 { "" } else { "s" };
             let (version, total) = (point.version, grouped(point.total));
-            format!("{} release{plural} on ({version}) {total} {what}", point.releases)
+            format!("{} on ({version}) {total} {what}", counted(point.releases, "release"))
         };
         let (half, all) = (after(&self.half), after(&self.all));
         format!("{half}, {all}: {times}, {:.2} times the delta", self.delta)
     }
-}
-
-/// A number with its thousands apart: `12,345`.
-#[must_use]
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

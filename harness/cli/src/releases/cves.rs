@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use jiff::civil::Date;
 use kgate_release::cve::{Cve, CveDelta, DeltaContext, Severity, Table};
-use kgate_release::waiting::grouped;
+use kgate_release::words::grouped;
 use kgate_release::{Branch, Catalogue, Fixes, Subsystem, Version};
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use kgate_release::change::Bound;
-use kgate_release::waiting::grouped;
+use kgate_release::words::{counted, grouped};
 use kgate_release::{CommitDelta, Maintainers, Relation, SourceDelta, Subsystem, Version};
 use kgate_scenario::Action;
 use serde::Serialize;
@@ -204,8 +204,7 @@ impl Delta {
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let Self { from, to, relation, .. } = self;
         let releases = match self.releases {
-            Some(1) => ", 1 release".to_owned(),
-            Some(releases) => format!(", {releases} releases"),
+            Some(releases) => format!(", {}", counted(releases, "release")),
             None => String::new(),
         };
         writeln!(out, "{from} → {to}   {}{releases}\n", relation.words())?;
@@ -311,8 +310,7 @@ pub(super) fn told(source: &SourceDelta) -> String {
         Some(day) => format!("as of {day}"),
         None => "undated".to_owned(),
     };
-    let plural = if source.releases == 1 { "" } else { "s" };
     let amount = amount(source.commits, source.bound);
     let kind = source.origin.kind.words();
-    format!("{kind} {name}, {day}: {} release{plural}, {amount}", source.releases)
+    format!("{kind} {name}, {day}: {}, {amount}", counted(source.releases, "release"))
 }

@@ -3,6 +3,7 @@
 use jiff::civil::Date;
 use kgate_kernel::Kernel;
 use kgate_model::kernel::KernelRecord;
+use kgate_release::words::{ago, counted};
 use kgate_release::{
     BranchEntry, BranchState, Catalogue, End, EndBasis, Fixes, KernelVersion, Standing, Step,
     Warning,
@@ -143,7 +144,7 @@ impl Production<'_> {
             None => format!("{name}, a kernel of {}", standing.branch),
         };
         let released = standing.released.map_or(String::new(), |date| {
-            format!(", released {date} ({})", ago(standing.age_days.unwrap_or(0)))
+            format!(", released {date} ({})", ago(date, catalogue.today))
         });
         lines.push(row("production", &format!("{which}{released}")));
         lines.push(row("behind", &behind(standing)));
@@ -190,7 +191,7 @@ impl Production<'_> {
         let since = |release| {
             let date = catalogue.release(release).and_then(|release| release.date);
             date.map_or(String::new(), |date| {
-                format!(" is out for {}", days((catalogue.today - date).get_days()))
+                format!(" is out for {}", counted((catalogue.today - date).get_days(), "day"))
             })
         };
         match &standing.step {
@@ -222,10 +223,8 @@ fn behind(standing: &Standing) -> String {
     let latest = standing.latest.map_or(String::new(), |latest| format!("{latest} is the latest"));
     match (releases, standing.days_behind) {
         (0, _) => "0 releases".to_owned(),
-        (n, Some(d)) => {
-            format!("{n} release{}, {}; {latest}", if n == 1 { "" } else { "s" }, days(d))
-        }
-        (n, None) => format!("{n} release{}; {latest}", if n == 1 { "" } else { "s" }),
+        (n, Some(d)) => format!("{}, {}; {latest}", counted(n, "release"), counted(d, "day")),
+        (n, None) => format!("{}; {latest}", counted(n, "release")),
     }
 }
 
@@ -239,21 +238,13 @@ fn ends(state: BranchState, end: Option<End>, today: Date) -> String {
     };
     match (date - today).get_days() {
         0 => format!("{about}{date}, today"),
-        left @ 1.. => format!("{about}{date}, in {}", days(left)),
-        left => format!("{about}{date}, {}", ago(-left)),
+        left @ 1.. => format!("{about}{date}, in {}", counted(left, "day")),
+        _ => format!("{about}{date}, {}", ago(date, today)),
     }
 }
 
 fn since(date: Option<Date>, today: Date) -> String {
-    date.map_or("-".to_owned(), |date| format!("{date}, {}", ago((today - date).get_days())))
-}
-
-fn ago(days_ago: i32) -> String {
-    if days_ago == 0 { "today".to_owned() } else { format!("{} ago", days(days_ago)) }
-}
-
-fn days(n: i32) -> String {
-    if n == 1 { "1 day".to_owned() } else { format!("{n} days") }
+    date.map_or("-".to_owned(), |date| format!("{date}, {}", ago(date, today)))
 }
 
 fn row(name: &str, text: &str) -> String {

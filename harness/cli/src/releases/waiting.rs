@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use kgate_release::change::Changes;
 use kgate_release::plot::{Line, Plot, PlotPoint};
-use kgate_release::waiting::{Curve, Growth, Point, Step, grouped};
+use kgate_release::waiting::{Curve, Growth, Point, Step};
+use kgate_release::words::grouped;
 use kgate_release::{Catalogue, CommitDelta, ReleaseDelta, Version, releases_between};
 use serde::Serialize;
 
