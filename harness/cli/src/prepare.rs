@@ -17,7 +17,6 @@ use crate::args::{Rules, Subjects};
 use crate::context::Context;
 use crate::error::CommandError;
 use crate::library::{Source, read};
-use crate::releases::new::shifts;
 use crate::releases::subject::of_kernel;
 use crate::releases::{changes, cves};
 
@@ -64,7 +63,7 @@ impl Prepared {
 
     /// What tier the candidate is by itself and by the policy, whether it is applied or not.
     pub(crate) fn own_tier(&self, context: &Context) -> TierChoice {
-        facts(context, Facts::default(), &self.kernels).tier(&shifts(&self.inputs.policy), None)
+        facts(context, Facts::default(), &self.kernels).tier(&self.inputs.policy.tiers.shifts, None)
     }
 
     /// The plan.
@@ -85,7 +84,7 @@ fn tier(
 ) -> Option<TierChoice> {
     let given = subjects.tier.tier?.given();
     let facts = facts(context, subjects.tier.facts.clone().unwrap_or_default(), kernels);
-    let mut choice = facts.tier(&shifts(&inputs.policy), given);
+    let mut choice = facts.tier(&inputs.policy.tiers.shifts, given);
     let what = inputs.policy.tiers.apply(choice.tier, subjects.boots, &mut inputs.selected);
     choice.why = format!("{} {what}", choice.why);
     Some(choice)

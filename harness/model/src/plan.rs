@@ -71,6 +71,17 @@ pub struct TierChoice {
     pub why: String,
 }
 
+/// Which releases are tried by another tier than their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shift {
+    /// The tier.
+    pub to: Tier,
+    /// Releases of these branches; of any when empty.
+    pub branches: Vec<String>,
+    /// Releases that change one of these subsystems, or what is below it; any release when empty.
+    pub subsystems: Vec<String>,
+}
+
 /// How a trial gets its machine.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

@@ -1,7 +1,7 @@
 //! How much is to be tried of a release, and why: from what it is to production's.
 
 use jiff::civil::Date;
-use kgate_model::plan::{Tier, TierChoice};
+use kgate_model::plan::{Shift, Tier, TierChoice};
 
 use crate::catalogue::{BranchState, Catalogue, End, EndBasis};
 use crate::relation::Relation;
@@ -32,17 +32,6 @@ pub struct Facts {
     pub cves: Option<String>,
     /// Subsystems that change between the two.
     pub changed: Option<Vec<String>>,
-}
-
-/// Releases that are tried by another tier than their own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shift {
-    /// The tier.
-    pub to: Tier,
-    /// Of these branches; of any when empty.
-    pub branches: Vec<String>,
-    /// That change one of these subsystems, or what is below it; any release when empty.
-    pub subsystems: Vec<String>,
 }
 
 /// What a major upgrade needs and kgate doesn't do.

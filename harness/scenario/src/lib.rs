@@ -39,6 +39,6 @@ pub use scenario::{
     Action, ConfigRequirement, ExitExpectation, Expect, FileExpectation, Limits, Measure,
     MetricSpec, Probe, Ready, Requires, ResultFormat, Scenario, ScenarioId, Step,
 };
-pub use tiers::{Settles, Shift, TierRule, Tiers};
+pub use tiers::{Settles, TierRule, Tiers};
 pub use waiver::{Waiver, WaiverScope, Waivers};
 pub use workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
+use kgate_model::plan::Shift;
+
 use crate::glob::Glob;
 use crate::library::{Library, Selected};
 use crate::ops;
@@ -26,7 +28,7 @@ use crate::texts::{
     AbsolutePath, Errors, Exit, HostPort, KernelArgument, MetricName, Size, SysctlName, Text,
     VariableName, is_slug,
 };
-use crate::tiers::{Shift, TierRule, Tiers};
+use crate::tiers::{TierRule, Tiers};
 use crate::workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};
 use crate::yaml::Span;
 use crate::{Kind, Start};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kgate_model::plan::{Kind, Start, Tier};
+use kgate_model::plan::{Kind, Shift, Start, Tier};
 use serde::{Deserialize, Serialize};
 
 use crate::glob::Glob;
@@ -55,17 +55,6 @@ pub struct TierRule {
     pub boots: Option<u32>,
     /// Over the ids of the workload's scenarios; the tier's own choice when empty.
     pub scenarios: Vec<Glob>,
-}
-
-/// Which releases are tried by another tier than their own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shift {
-    /// The tier.
-    pub to: Tier,
-    /// Releases of these branches; of any when empty.
-    pub branches: Vec<String>,
-    /// Releases that change one of these subsystems; any release when empty.
-    pub subsystems: Vec<String>,
 }
 
 /// What an inconclusive verdict comes to.

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use kgate_kernel::Kernel;
 use kgate_model::plan::{Tier, TierChoice};
 use kgate_release::state::{Line, State};
-use kgate_release::tier::{self, Facts};
+use kgate_release::tier::Facts;
 use kgate_release::words::ago;
 use kgate_release::work::{Question, Work};
 use kgate_release::{Catalogue, KernelVersion, Version};
@@ -85,7 +85,7 @@ impl Desk {
 
     /// The tier of a release.
     pub(crate) fn tier(&self, version: Version) -> TierChoice {
-        self.facts(version).tier(&shifts(&self.policy), self.given)
+        self.facts(version).tier(&self.policy.tiers.shifts, self.given)
     }
 
     /// What isn't to be done, and why, a line each.
@@ -150,18 +150,6 @@ pub(crate) fn catalogue(
 /// Which of several builds of one release a kernel is, where its name says so.
 pub(crate) fn flavour(kernel: &Kernel) -> Option<String> {
     kernel.release.parse::<KernelVersion>().ok()?.flavour
-}
-
-/// The policy's shifts, as the choice of a tier takes them.
-pub(crate) fn shifts(policy: &Policy) -> Vec<tier::Shift> {
-    let shifts = policy.tiers.shifts.iter().cloned();
-    shifts
-        .map(|kgate_scenario::Shift { to, branches, subsystems }| tier::Shift {
-            to,
-            branches,
-            subsystems,
-        })
-        .collect()
 }
 
 /// A release that is to be gated, as it is printed.
