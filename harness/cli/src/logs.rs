@@ -1,7 +1,7 @@
 //! Kernel logs out of files: what `kgate klog` is given, and what a run left in its directory.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -188,4 +188,14 @@ pub(crate) fn within(dir: &Path, name: &str) -> Option<PathBuf> {
     let name = Path::new(name);
     let inside = name.components().all(|part| matches!(part, Component::Normal(_)));
     inside.then(|| dir.join(name))
+}
+
+/// The end of a file of the run directory, if it lies in it: at most so many bytes.
+pub(crate) fn tail(dir: &Path, name: &str, bytes: usize) -> Option<Vec<u8>> {
+    let mut file = File::open(within(dir, name)?).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes as u64))).ok()?;
+    let mut tail = Vec::new();
+    file.take(bytes as u64).read_to_end(&mut tail).ok()?;
+    Some(tail)
 }

@@ -4,8 +4,8 @@ mod recipients;
 mod steps;
 
 use std::cmp::Ordering;
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 
 use kgate_compare::{Assessment, Verdict};
@@ -25,7 +25,7 @@ use kgate_runner::RunDir;
 use crate::args::regression::{MailArgs, RegressionArgs};
 use crate::context::Context;
 use crate::error::{CommandError, at};
-use crate::logs::within;
+use crate::logs::tail;
 use crate::releases::subject::of_record;
 use crate::reports::assess;
 use crate::{klog, text};
@@ -33,8 +33,8 @@ pub(crate) use recipients::culprit;
 use recipients::{Culprit, Place, maintainers, recipients};
 
 /// Bytes of one console, and of the end of what steps printed.
-const CONSOLE: u64 = 8 << 20;
-const OUTPUT: u64 = 16 << 10;
+const CONSOLE: usize = 8 << 20;
+const OUTPUT: usize = 16 << 10;
 /// The file in which the mail is.
 const MAIL: &str = "mail.txt";
 
@@ -100,7 +100,7 @@ pub(crate) fn mail(
             false => files.push((name, what, content)),
         }
     }
-    let read = |name: &Option<String>| Some(end_of(dir.path(), name.as_ref()?, OUTPUT));
+    let read = |name: &Option<String>| tail(dir.path(), name.as_ref()?, OUTPUT);
     let details = Details {
         finding,
         distributions: Role::ALL.map(|role| distribution(record.plan.kernel(role))),
@@ -304,20 +304,7 @@ fn kernel_log(dir: &RunDir, boot: &BootRecord, trial: Option<&TrialRecord>) -> V
     let first = boot.consoles.get(attempt.saturating_sub(1)).or(boot.consoles.last());
     let first = first.filter(|_| own.is_none_or(|machine| machine.clone));
     let names = first.into_iter().chain(own.map(|machine| &machine.console));
-    names.flat_map(|name| end_of(dir.path(), name, CONSOLE)).collect()
-}
-
-/// The end of a file of the run directory; nothing of one that isn't there.
-fn end_of(dir: &Path, name: &str, bytes: u64) -> Vec<u8> {
-    let read = |path: &Path| {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
-        let mut text = Vec::new();
-        file.take(bytes).read_to_end(&mut text)?;
-        std::io::Result::Ok(text)
-    };
-    within(dir, name).and_then(|path| read(&path).ok()).unwrap_or_default()
+    names.filter_map(|name| tail(dir.path(), name, CONSOLE)).flatten().collect()
 }
 
 /// A kernel log without what acts on a terminal, and without who built the kernel where.
@@ -345,7 +332,7 @@ fn distribution(kernel: &KernelRecord) -> Option<String> {
 /// The configuration as a file of kconfig's.
 fn config_text(kernel: &Kernel) -> Option<String> {
     let beside = kernel.image.with_file_name(format!("config-{}", kernel.release));
-    let bounded = fs::metadata(&beside).is_ok_and(|file| file.len() < CONSOLE);
+    let bounded = fs::metadata(&beside).is_ok_and(|file| file.len() < CONSOLE as u64);
     if let Some(text) = bounded.then(|| fs::read_to_string(&beside).ok()).flatten() {
         return Some(text);
     }
@@ -379,8 +366,7 @@ fn settings(old: &Config, new: &Config) -> Vec<String> {
 fn explained(dir: &RunDir, failure: &Failure<'_>) -> Option<String> {
     let metric = failure.metrics.first()?;
     let name = format!("explain/{}/{}.txt", failure.scenario()?, metric.metric);
-    let path = within(dir.path(), &name)?;
-    let text = fs::read_to_string(path).ok()?;
+    let text = String::from_utf8(tail(dir.path(), &name, CONSOLE)?).ok()?;
     Some(text).filter(|text| !text.trim().is_empty())
 }
 

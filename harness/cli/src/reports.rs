@@ -2,7 +2,7 @@
 //! and `merge`.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -184,7 +184,7 @@ fn write_all(report: &Report<'_>, dir: &RunDir, outputs: &Outputs) -> Result<(),
     let Outputs { junit: junit_to, json, markdown: markdown_to, html, annotations: annotations_to } =
         outputs;
     if let Some(path) = junit_to {
-        let mut tail = |name: &str, bytes: usize| tail(dir.path(), name, bytes);
+        let mut tail = |name: &str, bytes: usize| logs::tail(dir.path(), name, bytes);
         write(path, |out| junit(report, &mut tail, out))?;
     }
     if let Some(path) = json {
@@ -212,7 +212,7 @@ fn write_page(report: &Report<'_>, dir: &RunDir, path: &Path) -> Result<(), Comm
         let up = up.as_ref()?;
         logs::within(dir.path(), name)?.is_file().then(|| format!("{up}{name}"))
     };
-    let mut tail = |name: &str, bytes: usize| tail(dir.path(), name, bytes);
+    let mut tail = |name: &str, bytes: usize| logs::tail(dir.path(), name, bytes);
     let page = html(report, Files { tail: &mut tail, link: &link });
     write(path, |out| out.write_all(page.as_bytes()))
 }
@@ -250,16 +250,6 @@ fn write(
         let _ = fs::remove_file(beside);
         at(path)(error)
     })
-}
-
-/// The end of a file of the run directory; only of one that lies in it.
-fn tail(dir: &Path, name: &str, bytes: usize) -> Option<Vec<u8>> {
-    let mut file = File::open(logs::within(dir, name)?).ok()?;
-    let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(bytes as u64))).ok()?;
-    let mut tail = Vec::new();
-    file.take(bytes as u64).read_to_end(&mut tail).ok()?;
-    Some(tail)
 }
 
 #[cfg(test)]
