@@ -1,8 +1,6 @@
 //! CVE records: odd ones made by hand, any bytes, and the figures known of the real ones.
 
-use std::fs;
-use std::io::Read;
-use std::path::PathBuf;
+mod common;
 
 use jiff::civil::date;
 use kgate_release::cve::{
@@ -12,6 +10,8 @@ use kgate_release::cve::{
 use kgate_release::{Branch, BranchEntry, BranchState, Catalogue, Release, Version};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+
+use common::{bytes, fixture, place};
 
 fn version(text: &str) -> Version {
     text.parse().unwrap()
@@ -389,26 +389,6 @@ proptest! {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-/// A file of the release data; a test that finds none says so.
-fn fixture(name: &str) -> Option<Vec<u8>> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures-release");
-    let Ok(bytes) = fs::read(root.join(name)) else {
-        eprintln!("SKIP: there is no {name} in ../shared/fixtures-release");
-        return None;
-    };
-    if !name.ends_with(".gz") {
-        return Some(bytes);
-    }
-    let mut plain = Vec::new();
-    flate2::read::GzDecoder::new(&*bytes).read_to_end(&mut plain).unwrap();
-    Some(plain)
-}
-
-fn fixture_text(name: &str) -> Option<String> {
-    Some(String::from_utf8(fixture(name)?).unwrap())
-}
-
 /// The pairs of one of the CNA's working files: introduced and fixed, each with its commit.
 fn pairs(dyad: &str) -> impl Iterator<Item = [&str; 4]> {
     let lines = dyad.lines().filter(|line| !line.starts_with('#'));
@@ -417,16 +397,14 @@ fn pairs(dyad: &str) -> impl Iterator<Item = [&str; 4]> {
 
 #[test]
 fn real_records() {
-    let Some(listed) = fixture_text("cve-ranges.tsv.gz") else { return };
+    let Some(listed) = fixture("cve-ranges.tsv.gz") else { return };
     let ids = listed.lines().filter_map(|line| line.split('\t').next());
     let (mut read, mut unpaired) = (0, 0);
-    let dir =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures-release/cve-json");
-    for id in ids.filter(|id| dir.join(format!("{id}.json")).exists()) {
-        let cve = Cve::read(&fixture(&format!("cve-json/{id}.json")).unwrap()).unwrap().unwrap();
+    for id in ids.filter(|id| place(&format!("cve-json/{id}.json")).exists()) {
+        let cve = Cve::read(&bytes(&format!("cve-json/{id}.json")).unwrap()).unwrap().unwrap();
         assert_eq!(cve.id, id);
         // Where the CNA's own working file says that it was fixed, and by which commit.
-        let dyad = fixture_text(&format!("cve-json/{id}.dyad")).unwrap();
+        let dyad = fixture(&format!("cve-json/{id}.dyad")).unwrap();
         let mut fixes: Vec<_> = pairs(&dyad)
             .filter(|[introduced, _, fixed, _]| *fixed != "0" && introduced != fixed)
             .map(|[_, _, fixed, commit]| (version(fixed), Some(commit)))
@@ -443,7 +421,7 @@ fn real_records() {
         read += 1;
     }
     assert_eq!((read, unpaired), (10, 2));
-    let rejected = fixture("cve-json/REJECTED-CVE-2019-25161.json").unwrap();
+    let rejected = bytes("cve-json/REJECTED-CVE-2019-25161.json").unwrap();
     // That it was rejected, only its directory says.
     assert_eq!(Cve::read(&rejected).unwrap().unwrap().id, "CVE-2019-25161");
 }
@@ -467,8 +445,7 @@ fn affected_by(pairs: &[(Option<Version>, Option<Version>)], at: &Version) -> bo
 
 #[test]
 fn the_pairs_of_all_records_give_the_known_figures() {
-    let (Some(listed), Some(expected)) =
-        (fixture_text("cve-ranges.tsv.gz"), fixture("expected.json"))
+    let (Some(listed), Some(expected)) = (fixture("cve-ranges.tsv.gz"), fixture("expected.json"))
     else {
         return;
     };
@@ -481,7 +458,7 @@ fn the_pairs_of_all_records_give_the_known_figures() {
             pairs.map(|p| p.split_once(':').unwrap()).map(|(a, b)| (number(a), number(b))).collect()
         })
         .collect();
-    let expected: Value = serde_json::from_slice(&expected).unwrap();
+    let expected: Value = serde_json::from_str(&expected).unwrap();
     // How many each release fixed, what was introduced in that very release included.
     let fixed_in = |branch: Branch, patches: std::ops::RangeInclusive<u32>| -> Vec<usize> {
         let release = |patch| Some(Version { patch, ..branch.mainline() });
@@ -515,7 +492,7 @@ fn the_pairs_of_all_records_give_the_known_figures() {
 
 #[test]
 fn the_talks_figures_by_the_data_of_its_time() {
-    let Some(text) = fixture_text("lkc-5.15_security-2023-06-05.txt") else { return };
+    let Some(text) = fixture("lkc-5.15_security-2023-06-05.txt") else { return };
     let sections = sections(&text);
     let least = |n: usize| sections.iter().filter(|(_, count)| *count >= n).count();
     assert_eq!((least(1), least(5)), (90, 23));

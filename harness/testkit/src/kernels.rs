@@ -111,3 +111,29 @@ fn resolve(dir: &Path, reference: &str) -> Result<(Kernel, PathBuf), String> {
     let file = format!("{}_{}_amd64.deb", package.name, package.version.replace(':', "%3a"));
     Ok((kernel, dir.join("apt").join(file)))
 }
+
+/// A boot image around `payload`, as the kernel's build lays it out, with this version text.
+///
+/// # Panics
+/// When the payload is larger than 4 GiB.
+#[must_use]
+pub fn boot_image(version: &str, payload: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 0x400];
+    let body = payload.len().next_multiple_of(16);
+    let length = |bytes: usize| u32::try_from(bytes).expect("a small payload");
+    let mut set = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    set(0, b"MZ");
+    set(0x1f1, &[1]);
+    set(0x1f4, &length(body / 16).to_le_bytes());
+    set(0x1fe, &[0x55, 0xaa]);
+    set(0x202, b"HdrS");
+    set(0x206, &0x020f_u16.to_le_bytes());
+    set(0x20e, &0x100_u16.to_le_bytes());
+    set(0x211, &[1]);
+    set(0x236, &1_u16.to_le_bytes());
+    set(0x24c, &length(payload.len()).to_le_bytes());
+    set(0x300, version.as_bytes());
+    image.extend_from_slice(payload);
+    image.resize(0x400 + body, 0);
+    image
+}

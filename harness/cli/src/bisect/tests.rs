@@ -16,6 +16,7 @@ use kgate_model::outcome::{Fault, FaultKind, Role};
 use kgate_model::plan::Plan;
 use kgate_release::bisect::{Answer, Ending};
 use kgate_testkit::history::{Fate, History};
+use kgate_testkit::kernels::boot_image;
 use kgate_testkit::local::LocalPool;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -90,7 +91,8 @@ impl Bench {
         fs::write(dir.path().join("library/scenarios/subsystem/quick.yaml"), scenario).unwrap();
         let workload = "summary: a test's\nscenarios: [subsystem/*]\n";
         fs::write(dir.path().join("library/workloads/profiles/test.yaml"), workload).unwrap();
-        fs::write(dir.path().join("bzImage"), boot_image()).unwrap();
+        let image = boot_image("6.1.0-test (builder@host) #1 SMP 2026-11-01", &[0; 16]);
+        fs::write(dir.path().join("bzImage"), image).unwrap();
         let mut bench = Self { dir, commits: HashMap::new() };
         let repository = bench.path("repository");
         git(&bench, &["init", "--quiet", "--bare", "-b", "main", repository.to_str().unwrap()], "");
@@ -168,25 +170,6 @@ fn git(bench: &Bench, args: &[&str], input: &str) -> String {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "git {args:?}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// A boot image with no more in it than a reader of its header asks for.
-fn boot_image() -> Vec<u8> {
-    let mut image = vec![0; 0x800];
-    let text = b"6.1.0-test (builder@host) #1 SMP 2026-11-01\0";
-    image[0x300..0x300 + text.len()].copy_from_slice(text);
-    let mut set = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    set(0, b"MZ");
-    set(0x1f1, &[1]);
-    set(0x1f4, &(0x400_u32 / 16).to_le_bytes());
-    set(0x1fe, &[0x55, 0xaa]);
-    set(0x202, b"HdrS");
-    set(0x206, &0x020f_u16.to_le_bytes());
-    set(0x20e, &0x100_u16.to_le_bytes());
-    set(0x211, &[1]);
-    set(0x236, &1_u16.to_le_bytes());
-    set(0x24c, &0x400_u32.to_le_bytes());
-    image
 }
 
 /// Good and bad answers, skips, and boots of the points that were asked.

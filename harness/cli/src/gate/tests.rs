@@ -20,6 +20,7 @@ use kgate_model::outcome::{Fault, FaultKind, Role};
 use kgate_model::plan::{MachineShape, Plan};
 use kgate_release::state::{Entry, Event};
 use kgate_release::{Branch, Version};
+use kgate_testkit::kernels::boot_image;
 use kgate_testkit::local::LocalPool;
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::json;
@@ -182,25 +183,6 @@ mod chance {
     }
 }
 
-/// The boot image of a release, as far as it is read without booting it.
-fn image(release: &str) -> Vec<u8> {
-    let mut image = vec![0; 0x400];
-    let mut set = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    set(0, b"MZ");
-    set(0x1f1, &[1]);
-    set(0x1f4, &1_u32.to_le_bytes());
-    set(0x1fe, &[0x55, 0xaa]);
-    set(0x202, b"HdrS");
-    set(0x206, &0x020f_u16.to_le_bytes());
-    set(0x20e, &0x100_u16.to_le_bytes());
-    set(0x211, &[1]);
-    set(0x236, &1_u16.to_le_bytes());
-    set(0x24c, &16_u32.to_le_bytes());
-    set(0x300, format!("{release} (builder@host) #1 SMP\0").as_bytes());
-    image.resize(0x410, 0);
-    image
-}
-
 impl Year {
     fn new(releases: Vec<Out>, longterm: Vec<Branch>, production: &str, seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -234,7 +216,8 @@ impl Year {
         let file = boot.join(format!("vmlinuz-{version}"));
         if !file.exists() {
             fs::create_dir_all(&boot).unwrap();
-            fs::write(file, image(&version.to_string())).unwrap();
+            let banner = format!("{version} (builder@host) #1 SMP");
+            fs::write(file, boot_image(&banner, &[0; 16])).unwrap();
         }
         self.path(&format!("kernels/{version}"))
     }

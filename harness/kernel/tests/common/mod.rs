@@ -19,25 +19,9 @@ pub fn put(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
 
 /// A boot image around `payload`, as the kernel's build lays it out.
 pub fn bzimage(release: &str, payload: &[u8]) -> Vec<u8> {
-    let mut setup = vec![0; 0x400];
-    let text =
-        format!("{release} (builder@host) #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-01)\0");
-    setup[0x300..0x300 + text.len()].copy_from_slice(text.as_bytes());
-    let body = payload.len().next_multiple_of(16);
-    let mut set = |at: usize, bytes: &[u8]| setup[at..at + bytes.len()].copy_from_slice(bytes);
-    set(0, b"MZ");
-    set(0x1f1, &[1]);
-    set(0x1f4, &(u32::try_from(body).unwrap() / 16).to_le_bytes());
-    set(0x1fe, &[0x55, 0xaa]);
-    set(0x202, b"HdrS");
-    set(0x206, &0x020f_u16.to_le_bytes());
-    set(0x20e, &0x100_u16.to_le_bytes());
-    set(0x211, &[1]);
-    set(0x236, &1_u16.to_le_bytes());
-    set(0x24c, &u32::try_from(payload.len()).unwrap().to_le_bytes());
-    setup.extend_from_slice(payload);
-    setup.resize(0x400 + body, 0);
-    setup
+    let version =
+        format!("{release} (builder@host) #1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-01)");
+    kgate_testkit::kernels::boot_image(&version, payload)
 }
 
 /// A whole image with a gzip payload.

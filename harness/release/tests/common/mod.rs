@@ -3,22 +3,31 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Text of a file, unpacked if it is packed; `None`, visibly, where the data isn't there.
+/// Where a file of it is.
+pub(crate) fn place(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures-release").join(name)
+}
+
+/// A file, unpacked if it is packed; `None`, visibly, where the data isn't there.
 #[expect(clippy::print_stdout, reason = "a test that tests nothing says so")]
-pub(crate) fn fixture(name: &str) -> Option<String> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures-release");
-    let Ok(bytes) = fs::read(dir.join(name)) else {
+pub(crate) fn bytes(name: &str) -> Option<Vec<u8>> {
+    let Ok(bytes) = fs::read(place(name)) else {
         println!("SKIP: no {name} in ../shared/fixtures-release");
         return None;
     };
     if !name.ends_with(".gz") {
-        return Some(String::from_utf8(bytes).unwrap());
+        return Some(bytes);
     }
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).unwrap();
-    Some(text)
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(bytes.as_slice()).read_to_end(&mut plain).unwrap();
+    Some(plain)
+}
+
+/// The same, as text.
+pub(crate) fn fixture(name: &str) -> Option<String> {
+    Some(String::from_utf8(bytes(name)?).unwrap())
 }
 
 /// The figures that the data comes with.
