@@ -19,10 +19,10 @@ use crate::subsystem::Subsystem;
 use crate::version::Version;
 
 pub use git::{Segment, log_arguments, read_log, segments};
-pub use lines::MAX_LINE;
+use lines::MAX_LINE;
 
 /// The most releases that one source may name.
-pub const MAX_RELEASES: usize = 100_000;
+const MAX_RELEASES: usize = 100_000;
 
 /// How sure a number of commits is, the surest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

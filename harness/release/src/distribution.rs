@@ -285,7 +285,7 @@ impl FromStr for KernelVersion {
     type Err = VersionError;
 
     fn from_str(text: &str) -> Result<Self, VersionError> {
-        let fail = || VersionError { text: text.chars().take(80).collect() };
+        let fail = || VersionError::of(text);
         if text.len() > MAX_LENGTH || !text.is_ascii() {
             return Err(fail());
         }

@@ -25,10 +25,10 @@ pub use tags::tags;
 pub const MAX_TEXT: usize = 16 << 20;
 
 /// The most statements that one feed may make.
-pub const MAX_STATEMENTS: usize = 100_000;
+const MAX_STATEMENTS: usize = 100_000;
 
 /// The most branches that one feed may name; there are some hundred.
-pub const MAX_BRANCHES: usize = 2000;
+const MAX_BRANCHES: usize = 2000;
 
 /// A feed that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

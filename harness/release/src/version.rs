@@ -14,6 +14,13 @@ pub struct VersionError {
     pub text: String,
 }
 
+impl VersionError {
+    /// Of a text, of which no more is kept than can be shown.
+    pub(crate) fn of(text: &str) -> Self {
+        Self { text: text.chars().take(80).collect() }
+    }
+}
+
 /// What one mainline release and all bug-fix releases after it have in common: `6.1`, or `2.6.32` from
 /// the time when the third number counted major versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,7 +72,7 @@ impl FromStr for Version {
     type Err = VersionError;
 
     fn from_str(text: &str) -> Result<Self, VersionError> {
-        parse(text).ok_or_else(|| VersionError { text: text.chars().take(80).collect() })
+        parse(text).ok_or_else(|| VersionError::of(text))
     }
 }
 
@@ -101,7 +108,7 @@ impl FromStr for Branch {
         let version: Version = text.parse()?;
         match version {
             Version { branch, patch: 0, candidate: None } => Ok(branch),
-            _ => Err(VersionError { text: text.chars().take(80).collect() }),
+            _ => Err(VersionError::of(text)),
         }
     }
 }

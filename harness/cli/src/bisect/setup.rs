@@ -1,18 +1,19 @@
 //! What a bisection is made of, written down before anything is booted: the points between both ends, the
 //! scenario, the failure.
 
+use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use kgate_kernel::{Reference, apt};
-use kgate_release::Version;
+use kgate_release::{Version, debian_order};
 use kgate_runner::{Inputs, RunDir};
 use kgate_scenario::Waivers;
 use serde::{Deserialize, Serialize};
 
 use super::failure::Symptom;
 use super::git::Repository;
-use crate::args::{BisectArgs, LibraryArgs, Rules, Subjects, TierArgs};
+use crate::args::{BisectArgs, LibraryArgs, Subjects};
 use crate::context::Context;
 use crate::error::{CommandError, at};
 use crate::library::Source as Library;
@@ -96,13 +97,16 @@ impl Setup {
             }
             _ => (Source::Releases, directory(context, Path::new(&args.over), &ends)?),
         };
-        let library = args.library.library.as_ref().map(|path| Ok(Context::here()?.join(path)));
+        let library = match &args.library.library {
+            Some(path) => Some(Context::here()?.join(path)),
+            None => None,
+        };
         Ok(Self {
             format: FORMAT,
             source,
             points,
             inputs,
-            library: library.transpose().map_err(|error: CommandError| error)?,
+            library,
             symptom,
             wanted: args.failure.clone(),
             confidence: args.confidence / 100.0,
@@ -146,15 +150,10 @@ fn named(args: &BisectArgs) -> Result<Inputs, CommandError> {
             .hint("name a run directory, or --good, --bad and --scenario"));
     };
     let subjects = Subjects {
-        baseline: None,
-        candidate: None,
         workload: args.workload.clone(),
-        library: LibraryArgs { library: args.library.library.clone() },
+        library: args.library.clone(),
         scenarios: vec![scenario.clone()],
-        boots: None,
-        seed: None,
-        tier: TierArgs { tier: None, facts: None },
-        rules: Rules { policy: None, waivers: None },
+        ..Subjects::default()
     };
     prepare::inputs(&Library::new(&args.library)?, &subjects)
 }
@@ -230,13 +229,15 @@ fn directory(context: &Context, dir: &Path, ends: &Ends) -> Result<Vec<Point>, C
         let reference = Reference::parse(text)?.seen_from(&here).to_string();
         releases.push(Release { reference, name: package.unwrap_or(record.release), upstream });
     }
-    let numbers = |name: &str| -> Vec<u64> {
-        name.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
-    };
-    releases.sort_by_key(|one| {
-        (one.upstream.parse::<Version>().ok(), numbers(&one.name), one.reference.clone())
-    });
+    releases.sort_by(by_version);
     line_of(releases, ends, &format!("{} has", dir.display()))
+}
+
+/// Upstream's order, then the distribution's.
+fn by_version(a: &Release, b: &Release) -> Ordering {
+    let upstream = |one: &Release| one.upstream.parse::<Version>().ok();
+    let order = upstream(a).cmp(&upstream(b)).then_with(|| debian_order(&a.name, &b.name));
+    order.then_with(|| a.reference.cmp(&b.reference))
 }
 
 /// The releases from the good end to the bad one. Of branches between theirs only the first, because
@@ -268,7 +269,8 @@ fn line_of(releases: Vec<Release>, ends: &Ends, who: &str) -> Result<Vec<Point>,
     if good >= bad {
         return Err(CommandError::usage(format!(
             "the good end, {}, does not come before the bad one, {}",
-            releases[good].name, releases[bad].name
+            line(&releases[good].name),
+            line(&releases[bad].name)
         )));
     }
     let branch = |at: usize| releases[at].upstream.parse::<Version>().ok().map(|v| v.branch);
@@ -319,4 +321,22 @@ fn git(
     let (good, bad) = (commit(&ends.good)?, commit(&ends.bad)?);
     let points = repository.between(&context.host, &good, &bad)?;
     Ok((Source::Git(repository), points))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_of_a_directory_are_in_the_order_of_their_versions() {
+        let names = ["6.1.9-1", "6.1.10-1~bpo11+1", "6.1.10-1", "6.1.10-1+b1", "6.12.1-1"];
+        let release = |name: &&str| {
+            let upstream = name.split('-').next().unwrap().to_owned();
+            Release { reference: (*name).to_owned(), name: (*name).to_owned(), upstream }
+        };
+        let mut releases: Vec<Release> = names.iter().rev().map(release).collect();
+        releases.sort_by(by_version);
+        let sorted: Vec<&str> = releases.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(sorted, names);
+    }
 }

@@ -1,7 +1,7 @@
 //! Lines of a text that comes in chunks.
 
 /// The longest line in bytes; what is beyond it is dropped.
-pub const MAX_LINE: usize = 16 << 10;
+pub(super) const MAX_LINE: usize = 16 << 10;
 
 /// Cuts bytes into lines, the same however they come.
 #[derive(Debug, Default)]

@@ -79,7 +79,7 @@ impl<'a> Ask<'a> {
 
     /// The options without which a rule does nothing; `None` when it may do something.
     fn off(&self, dir: &str, rule: &Rule, depth: usize) -> Option<Vec<String>> {
-        if !rule.options.is_empty() && !rule.options.iter().any(|option| (self.is_on)(option)) {
+        if self.is_off(rule) {
             return Some(rule.options.clone());
         }
         if ROOTS.contains(&rule.part_of.as_str()) || depth >= DEPTH {
@@ -92,16 +92,16 @@ impl<'a> Ask<'a> {
     fn object(&self, dir: &str, object: &str, depth: usize) -> Option<Vec<String>> {
         let rules = self.rules(dir);
         // Something that is built may be this.
-        if rules.iter().any(|rule| rule.open && self.off_by_option(rule).is_none()) {
+        if rules.iter().any(|rule| rule.open && !self.is_off(rule)) {
             return None;
         }
         let own = |rule: &&Rule| rule.targets.iter().any(|target| target == object);
         self.all_off(rules.iter().filter(own).map(|rule| (dir, rule)), depth)
     }
 
-    fn off_by_option(&self, rule: &Rule) -> Option<()> {
-        let off = !rule.options.is_empty() && !rule.options.iter().any(|o| (self.is_on)(o));
-        off.then_some(())
+    /// Whether its own options are off.
+    fn is_off(&self, rule: &Rule) -> bool {
+        !rule.options.is_empty() && !rule.options.iter().any(|option| (self.is_on)(option))
     }
 
     /// The options without which none of the rules does anything; `None` as well when there is none.
