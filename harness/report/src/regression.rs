@@ -508,7 +508,10 @@ fn source_path(file: &str) -> &str {
         return file;
     }
     // /build/linux-6.1.192/net/ipv4/tcp.c
-    let tree = file.rmatch_indices("/linux").find_map(|(at, _)| file[at + 1..].split_once('/'));
+    // include/linux is in the tree.
+    let tree = (file.rmatch_indices("/linux"))
+        .filter(|(at, _)| !file[..*at].ends_with("/include"))
+        .find_map(|(at, _)| file[at + 1..].split_once('/'));
     tree.or(file.rsplit_once('/')).map_or(file, |(_, path)| path)
 }
 
@@ -680,7 +683,7 @@ mod tests {
             ("net/ipv4/tcp.c", "net/ipv4/tcp.c"),
             ("./net/ipv4/tcp.c", "net/ipv4/tcp.c"),
             ("/data/joe/linux/net/ipv4/tcp.c", "net/ipv4/tcp.c"),
-            ("/build/linux-6.1.192/include/linux/list.h", "list.h"),
+            ("/build/linux-6.1.192/include/linux/list.h", "include/linux/list.h"),
             ("/data/joe/k/net/ipv4/tcp.c", "tcp.c"),
         ] {
             assert_eq!(source_path(file), expected);
