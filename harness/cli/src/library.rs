@@ -1,6 +1,7 @@
 //! Scenarios, profiles and images: from a directory, or those built into the binary.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use kgate_image::Recipe;
@@ -9,6 +10,7 @@ use kgate_scenario::{Library, Scenario, Workload};
 use crate::args::LibraryArgs;
 use crate::error::{CommandError, at};
 use crate::guests::BASE;
+use crate::text::line;
 
 /// Path below the project's root, and content.
 const BUILT_IN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/library.rs"));
@@ -129,17 +131,26 @@ fn walk(dir: &Path, paths: &mut Vec<PathBuf>) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Reads a file that is no larger than `most` bytes, some MiB.
+pub(crate) fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, CommandError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+        .map_err(at(path))?;
+    if bytes.len() as u64 > most {
+        let path = line(&path.display().to_string());
+        return Err(CommandError::usage(format!("{path} is larger than {} MiB", most >> 20)));
+    }
+    Ok(bytes)
+}
+
 /// Reads a file of the user's, as text of reasonable size.
 pub(crate) fn read(path: &Path) -> Result<String, CommandError> {
     let metadata = fs::metadata(path).map_err(at(path))?;
     if !metadata.is_file() {
         return Err(CommandError::usage(format!("{} is not a file", path.display())));
     }
-    if metadata.len() > MAX_FILE {
-        return Err(CommandError::usage(format!("{} is larger than 1 MiB", path.display())));
-    }
-    let bytes = fs::read(path).map_err(at(path))?;
-    String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(read_bytes(path, MAX_FILE)?).map_err(|error| {
         let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
             .iter()
             .filter(|&&b| b == b'\n')

@@ -654,11 +654,13 @@ fn reproduce(report: &Report<'_>, page: &mut Page) {
         [&plan.baseline.reference, &plan.candidate.reference, &plan.workload]
             .map(|w| view::quoted(w));
     let directory = view::quoted(report.directory);
+    let tier = plan.tier.as_ref().map(|choice| format!(" --tier {}", choice.tier.as_str()));
+    let tier = tier.unwrap_or_default();
     let mut commands = vec![
         (
             "the whole run",
             format!(
-                "kgate run --baseline {baseline} --candidate {candidate} --workload {workload}"
+                "kgate run --baseline {baseline} --candidate {candidate} --workload {workload}{tier}"
             ),
         ),
         ("the verdict from what was recorded", format!("kgate compare {directory}")),

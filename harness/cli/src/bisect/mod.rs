@@ -34,6 +34,7 @@ use crate::context::{Context, available_memory, cpus, now};
 use crate::error::{CommandError, INCONCLUSIVE, PROMOTE, at};
 use crate::guests::Budget;
 use crate::host::Host;
+use crate::library::read_bytes;
 use crate::prepare::Prepared;
 use crate::regression::{culprit, mail};
 use crate::reports;
@@ -47,6 +48,8 @@ const LOCK: &str = "lock";
 const RUNS: &str = "runs";
 const MAIL: &str = "regression";
 const GIT_LOG: &str = "git-bisect.log";
+/// What a bisection is made of takes no more: that of 100,000 commits takes some 10 MiB.
+const BOUND: u64 = 256 << 20;
 
 /// Runs the command.
 pub(crate) fn bisect(context: &Context, args: &BisectArgs) -> Result<ExitCode, CommandError> {
@@ -147,10 +150,10 @@ impl<'a> Bisect<'a> {
     ) -> Result<Self, CommandError> {
         let dir = Context::here()?.join(dir);
         let path = dir.join(SETUP);
-        let text = fs::read_to_string(&path).map_err(at(&path))?;
+        let text = read_bytes(&path, BOUND)?;
         let damaged = |why: String| CommandError::usage(format!("{}: {why}", path.display()));
         let setup: Setup =
-            serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         if setup.format != FORMAT {
             return Err(damaged(format!("this program reads format {FORMAT}")));
         }

@@ -1,6 +1,7 @@
 //! `kgate releases delta`: what changes between two kernels.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use kgate_release::change::Bound;
@@ -16,8 +17,8 @@ use crate::args::LibraryArgs;
 use crate::args::changes::DeltaArgs;
 use crate::args::releases::ReportFormat;
 use crate::context::Context;
-use crate::error::{CommandError, PROMOTE, at};
-use crate::library::Source;
+use crate::error::{CommandError, PROMOTE};
+use crate::library::{Source, read_bytes};
 use crate::text::line;
 
 /// Names the form of the JSON.
@@ -83,12 +84,8 @@ fn counts_as(subject: &Subject, text: &str) -> Result<Version, CommandError> {
 ///
 /// # Errors
 /// When it can't be read, or is none.
-pub(crate) fn maintainers(path: &std::path::Path) -> Result<Maintainers, CommandError> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_MAINTAINERS).read_to_end(&mut bytes))
-        .map_err(at(path))?;
+pub(crate) fn maintainers(path: &Path) -> Result<Maintainers, CommandError> {
+    let bytes = read_bytes(path, MAX_MAINTAINERS)?;
     let maintainers = Maintainers::parse(&String::from_utf8_lossy(&bytes));
     if maintainers.sections().is_empty() {
         let path = line(&path.display().to_string());

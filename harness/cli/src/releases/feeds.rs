@@ -145,10 +145,11 @@ fn fetch(context: &Context, url: &str) -> Result<Vec<u8>, CommandError> {
     Ok(output.stdout)
 }
 
-/// Where the copy of a URL is kept. Which URL it is of stands in it.
-fn file_name(url: &str) -> String {
+/// The name of a URL's copy in the cache; several may have the same.
+pub(super) fn file_name(url: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
-    url.chars().skip_while(|c| *c != '/').skip(2).map(plain).take(200).collect()
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.trim_start_matches('.').chars().map(plain).take(200).collect()
 }
 
 fn keep(place: &Path, url: &str, date: Date, bytes: &[u8]) -> Result<(), CommandError> {

@@ -1,7 +1,6 @@
 //! What of the source tree a kernel was built from, as far as its files tell.
 
 use std::fs;
-use std::io::Read;
 use std::path::Path;
 
 use kgate_kernel::Kernel;
@@ -9,6 +8,7 @@ use kgate_release::Version;
 use kgate_release::cve::{Kbuild, KernelFiles};
 
 use crate::error::{CommandError, at};
+use crate::library::read_bytes;
 use crate::text::line;
 
 /// No makefile is larger.
@@ -109,10 +109,7 @@ fn tree_version(dir: &Path) -> Result<Version, CommandError> {
 }
 
 fn read(path: &Path) -> Result<String, CommandError> {
-    let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(at(path))?;
-    file.take(MAX_MAKEFILE).read_to_end(&mut bytes).map_err(at(path))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&read_bytes(path, MAX_MAKEFILE)?).into_owned())
 }
 
 /// Adds the makefiles of a directory and of those below; `place` is where it is in the tree.

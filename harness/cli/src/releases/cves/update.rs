@@ -13,6 +13,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use kgate_release::cve::{MAX_RECORD, RecordError, Severity, Snapshot, Table};
 
+use super::super::feeds::file_name;
 use super::table;
 use crate::args::cves::UpdateArgs;
 use crate::context::{Context, now};
@@ -43,7 +44,7 @@ pub(super) fn update(context: &Context, args: &UpdateArgs) -> Result<(), Command
     remove_left_over(&dir);
     let mut table = match source(&args.from)? {
         Source::Url(url) => {
-            let repository = dir.join(file_name(url));
+            let repository = dir.join(format!("{}.git", file_name(url.trim_end_matches(".git"))));
             fetch(context, url, args.branch.as_deref(), &repository)?;
             from_git(context, url, &repository, FETCHED, &dir)?
         }
@@ -115,13 +116,6 @@ fn source(from: &str) -> Result<Source<'_>, CommandError> {
         return Ok(Source::Url(from));
     }
     Err(CommandError::usage(format!("{}: no such directory, and no URL", line(from))))
-}
-
-/// Where a repository is kept.
-fn file_name(url: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
-    let name: String = url.chars().map(plain).take(200).collect();
-    format!("{}.git", name.trim_end_matches(".git").trim_start_matches(['.', '-']))
 }
 
 /// What a killed update left here: nobody else has the lock.
