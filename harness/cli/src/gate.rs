@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use self::seat::{Left, Seat};
 use crate::args::gate::GateArgs;
-use crate::args::{Rules, RunArgs, Subjects, TierArgs};
+use crate::args::{RunArgs, Subjects, TierArgs};
 use crate::context::Context;
 use crate::error::{CommandError, INFRASTRUCTURE, INTERRUPTED, PROMOTE, REJECT, USAGE, at};
 use crate::guests::Budget;
@@ -63,12 +63,7 @@ async fn carry_out(
 ) -> Result<u8, CommandError> {
     reports::check(&args.outputs)?;
     let library = &args.gating.library;
-    let subjects = Subjects {
-        workload: args.gating.workload.clone(),
-        library: library.clone(),
-        rules: Rules { policy: args.gating.policy.clone(), waivers: args.waivers.clone() },
-        ..Subjects::default()
-    };
+    let subjects = new::subjects(&args.gating, args.waivers.clone());
     // What is wrong with the user's files is told before anything is claimed.
     let Inputs { workload, policy, .. } = prepare::inputs(&Source::new(library)?, &subjects)?;
     let production = context.kernel(&args.production)?;
@@ -178,10 +173,7 @@ impl Job<'_> {
                 Ok(told.map_or(PROMOTE, Verdict::exit_code))
             }
             Status::Claimed(claim) => {
-                anstream::println!(
-                    "{version} is being gated by another job, since {:.0}",
-                    claim.since
-                );
+                anstream::println!("{}", new::busy(&version, claim));
                 Ok(PROMOTE)
             }
             _ if self.desk.catalogue.release(&version).is_some() => {
@@ -258,11 +250,8 @@ impl Job<'_> {
         let subjects = Subjects {
             baseline: Some(self.args.production.clone()),
             candidate: Some(kernel.to_owned()),
-            workload: gating.workload.clone(),
-            library: library.clone(),
             tier: TierArgs { tier: Some(gating.tier), facts: Some(self.desk.facts(version)) },
-            rules: Rules { policy: gating.policy.clone(), waivers: waivers.clone() },
-            ..Subjects::default()
+            ..new::subjects(gating, waivers.clone())
         };
         let goes_on = seat.path.exists() && self.goes_on(&seat.path, &subjects)?;
         let subjects = if goes_on { Subjects { library, ..Subjects::default() } } else { subjects };

@@ -1,6 +1,8 @@
 //! Guest text made safe for a terminal.
 
-/// One line: control characters are shown, not obeyed.
+use kgate_report::is_harmful;
+
+/// One line: characters that act on a terminal, or on the order of text, are shown, not obeyed.
 pub(crate) fn line(text: &str) -> String {
     text.chars().flat_map(|c| shown(c, false)).collect()
 }
@@ -20,7 +22,7 @@ pub(crate) fn clean(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn shown(c: char, keep_lines: bool) -> impl Iterator<Item = char> {
-    let plain = !c.is_control() || (keep_lines && matches!(c, '\n' | '\t'));
+    let plain = !is_harmful(c) || (keep_lines && matches!(c, '\n' | '\t'));
     let escaped = (!plain).then(|| c.escape_default()).into_iter().flatten();
     plain.then_some(c).into_iter().chain(escaped)
 }
@@ -31,7 +33,7 @@ mod tests {
 
     #[test]
     fn nothing_reaches_the_terminal_that_it_would_obey() {
-        assert_eq!(line("a\x1b[31mb\u{9b}c\nd"), "a\\u{1b}[31mb\\u{9b}c\\nd");
+        assert_eq!(line("a\x1b[31mb\u{9b}c\nd\u{202e}e"), "a\\u{1b}[31mb\\u{9b}c\\nd\\u{202e}e");
         assert_eq!(clean(b"a\tb\r\n\x1b]0;x\x07"), b"a\tb\n\\u{1b}]0;x\\u{7}");
         assert_eq!(tail(b"one\r\n\r\ntwo\r\n", 1), "    two");
     }

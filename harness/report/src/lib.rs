@@ -41,7 +41,7 @@ pub use results::{
     results_schema,
 };
 pub use terminal::{Style, summary};
-pub use text::{clean, clean_block};
+pub use text::{clean, clean_block, is_harmful};
 
 /// What a report is made of.
 #[derive(Clone, Copy, Debug)]

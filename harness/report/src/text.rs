@@ -4,7 +4,7 @@ use unicode_width::UnicodeWidthStr;
 
 /// Whether a character may act on a terminal or on the order in which text is shown, or has no place
 /// in XML.
-fn is_harmful(c: char) -> bool {
+pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'

@@ -1,12 +1,13 @@
 //! What there is to gate, and `kgate releases new`, which shows it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use kgate_kernel::Kernel;
 use kgate_model::plan::{Tier, TierChoice};
-use kgate_release::state::{Line, State};
+use kgate_release::state::{Claim, Line, State};
 use kgate_release::tier::Facts;
 use kgate_release::words::ago;
 use kgate_release::work::{Question, Work};
@@ -18,9 +19,9 @@ use serde_json::{Value, json};
 use super::feeds;
 use super::state::StateFile;
 use super::subject::{Subject, subject};
-use crate::args::Subjects;
 use crate::args::gate::Gating;
 use crate::args::releases::{FeedArgs, NewArgs, NewFormat};
+use crate::args::{Rules, Subjects};
 use crate::context::Context;
 use crate::error::{CommandError, PROMOTE};
 use crate::library::Source;
@@ -97,9 +98,7 @@ impl Desk {
                 .map_or_else(|| "is out".into(), |date| format!("came out {}", ago(date, today)));
             format!("{version} {since}; no feed offers a kernel of it yet")
         });
-        let busy = work.busy.iter().map(|(version, claim)| {
-            format!("{version} is being gated by another job, since {:.0}", claim.since)
-        });
+        let busy = work.busy.iter().map(|(version, claim)| busy(version, claim));
         let stuck = work.stuck.iter().map(|(version, why)| {
             let tries = self.policy.tiers.tries;
             format!(
@@ -130,6 +129,21 @@ impl Desk {
         );
         let production = self.production;
         format!("nothing to gate: no release after {production}, in production, is open; {gated}")
+    }
+}
+
+/// That somebody else is at a release.
+pub(crate) fn busy(version: &Version, claim: &Claim) -> String {
+    format!("{version} is being gated by another job, since {:.0}", claim.since)
+}
+
+/// What a plan is made from, but for the kernels and the tier.
+pub(crate) fn subjects(gating: &Gating, waivers: Option<PathBuf>) -> Subjects {
+    Subjects {
+        workload: gating.workload.clone(),
+        library: gating.library.clone(),
+        rules: Rules { policy: gating.policy.clone(), waivers },
+        ..Subjects::default()
     }
 }
 
@@ -166,13 +180,7 @@ struct Candidate {
 /// Runs the command.
 pub(crate) fn new(context: &Context, args: &NewArgs) -> Result<ExitCode, CommandError> {
     let gating = &args.gating;
-    let subjects = Subjects {
-        workload: gating.workload.clone(),
-        library: gating.library.clone(),
-        rules: crate::args::Rules { policy: gating.policy.clone(), waivers: None },
-        ..Subjects::default()
-    };
-    let inputs = prepare::inputs(&Source::new(&gating.library)?, &subjects)?;
+    let inputs = prepare::inputs(&Source::new(&gating.library)?, &subjects(gating, None))?;
     let workload = inputs.workload.name;
     let state = StateFile::new(&args.since).read()?;
     let (production, flavour) = match &args.production {

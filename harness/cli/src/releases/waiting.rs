@@ -24,6 +24,8 @@ use crate::reports::columns;
 
 /// Names the form of the JSON.
 const SCHEMA: &str = "kgate-waiting/1";
+/// What to name where nothing is known.
+const SOURCES: &str = "name a source: --git REPOSITORY, --changelogs FILE|DIR, or --to with the Debian package of a later one";
 /// Rows of the table.
 const ROWS: usize = 16;
 
@@ -120,9 +122,7 @@ fn latest(
     }));
     known.retain(|version| version.branch == from.branch && version.candidate.is_none());
     known.into_iter().max().filter(|latest| *latest > from).ok_or_else(|| {
-        CommandError::usage(format!("nothing at hand knows a release after {from}")).hint(
-            "name a source: --git REPOSITORY, --changelogs FILE|DIR, or --to with the Debian package of a later one",
-        )
+        CommandError::usage(format!("nothing at hand knows a release after {from}")).hint(SOURCES)
     })
 }
 
@@ -149,7 +149,7 @@ impl Waiting {
             return Err(CommandError::usage(format!(
                 "nothing at hand tells what came after {from}"
             ))
-            .hint("name a source: --git REPOSITORY, --changelogs FILE|DIR, or --to with the Debian package of a later one"));
+            .hint(SOURCES));
         }
         let date = catalogue.and_then(|catalogue| catalogue.release(&from)?.date);
         let curve = |adds: &dyn Fn(&ReleaseDelta) -> Option<u64>| {
