@@ -12,6 +12,9 @@ use crate::error::KernelError;
 use crate::extract;
 use crate::kernel::leading_version;
 
+/// The flavour where none is named: the small kernels that Debian makes for guests.
+pub const FLAVOUR: &str = "cloud-amd64";
+
 const ASK: Duration = Duration::from_secs(120);
 const FETCH: Duration = Duration::from_secs(1800);
 

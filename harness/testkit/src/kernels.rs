@@ -11,8 +11,6 @@ use kgate_kernel::{Kernel, KernelError, Reference, Resolver, apt};
 
 use crate::host::TestHost;
 
-/// The small kernels that Debian makes for guests.
-const FLAVOUR: &str = "cloud-amd64";
 /// Where apt keeps what it was told of; changes with every `apt-get update`.
 const APT_LISTS: &str = "/var/lib/apt/lists";
 
@@ -72,10 +70,11 @@ fn find() -> Result<Pair, String> {
     let [baseline, candidate] = match chosen(&choice) {
         Some(references) => references,
         None => {
-            let kernels = apt::kernels(&TestHost, FLAVOUR).map_err(|e| e.to_string())?;
+            let kernels = apt::kernels(&TestHost, apt::FLAVOUR).map_err(|e| e.to_string())?;
             let (baseline, candidate) = apt::pair(&kernels).ok_or_else(|| {
                 format!(
-                    "apt offers no two releases of a {FLAVOUR} kernel; run apt-get update as root"
+                    "apt offers no two releases of a {} kernel; run apt-get update as root",
+                    apt::FLAVOUR
                 )
             })?;
             let references = [baseline.reference(), candidate.reference()];

@@ -23,8 +23,6 @@ use crate::text::line;
 
 /// Version of what is kept in the directory.
 pub(crate) const FORMAT: u32 = 1;
-/// Flavour of releases where nothing says which.
-const FLAVOUR: &str = "cloud-amd64";
 
 /// One kernel to try.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,9 +88,11 @@ impl Setup {
             _ if args.build.is_some() => {
                 return Err(CommandError::usage("--build is for --over git:REPO"));
             }
-            Some(("apt", flavour)) => (Source::Releases, apt(context, flavour, &ends)?),
-            _ if args.over == "apt" => {
-                let flavour = ends.flavour().unwrap_or(FLAVOUR);
+            Some(("apt", flavour)) if !flavour.is_empty() => {
+                (Source::Releases, apt(context, flavour, &ends)?)
+            }
+            _ if ["apt", "apt:"].contains(&&*args.over) => {
+                let flavour = ends.flavour().unwrap_or(apt::FLAVOUR);
                 (Source::Releases, apt(context, flavour, &ends)?)
             }
             _ => (Source::Releases, directory(context, Path::new(&args.over), &ends)?),

@@ -30,7 +30,6 @@ const NAMED: &[(&str, &str)] = &[
 ];
 
 const DEFAULT: &str = "kernel.org";
-const DEFAULT_FLAVOUR: &str = "cloud-amd64";
 
 /// The longest that fetching a feed may take.
 const FETCH: Duration = Duration::from_secs(60);
@@ -170,7 +169,7 @@ fn kept(place: &Path, url: &str) -> Option<(Date, Vec<u8>)> {
 }
 
 fn from_apt(context: &Context, source: &str, flavour: &str) -> Result<Feed, CommandError> {
-    let flavour = if flavour.is_empty() { DEFAULT_FLAVOUR } else { flavour };
+    let flavour = if flavour.is_empty() { apt::FLAVOUR } else { flavour };
     let kernels = apt::kernels(&context.host, flavour)?;
     let releases = kernels.iter().filter_map(|kernel| {
         let version: Version = kernel.upstream.parse().ok()?;
