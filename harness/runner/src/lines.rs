@@ -15,12 +15,13 @@ pub struct Lines {
     file: File,
     length: u64,
     failed: bool,
-    cut: usize,
+    /// What a kill had left of a last line, in the file until something is appended.
+    tail: Vec<u8>,
 }
 
 impl Lines {
-    /// What is in the file (opened for reading and writing), and the file to append to. What is left of
-    /// a last line that was cut short is removed from both; [`Self::cut`] says that it was.
+    /// The whole lines in the file (opened for reading and writing), and the file to append to. What is
+    /// left of a last line that was cut short is [`Self::tail`], and removed when something is appended.
     ///
     /// # Errors
     /// It can't be read or written, or is larger than 1 GiB.
@@ -32,18 +33,26 @@ impl Lines {
             return Err(io::Error::other("larger than 1 GiB"));
         }
         let whole = whole_lines(&bytes);
-        let cut = bytes.len() - whole;
-        bytes.truncate(whole);
-        if cut > 0 {
-            file.set_len(whole as u64)?;
-        }
-        file.seek(SeekFrom::End(0))?;
-        Ok((Self { file, length: whole as u64, failed: false, cut }, bytes))
+        let tail = bytes.split_off(whole);
+        file.seek(SeekFrom::Start(whole as u64))?;
+        Ok((Self { file, length: whole as u64, failed: false, tail }, bytes))
     }
 
-    /// Bytes that a kill had left of a last line.
-    pub fn cut(&self) -> usize {
-        self.cut
+    /// What a kill had left of a last line.
+    pub fn tail(&self) -> &[u8] {
+        &self.tail
+    }
+
+    /// Removes what a kill had left of a last line.
+    ///
+    /// # Errors
+    /// The file can't be changed.
+    pub fn remove_tail(&mut self) -> io::Result<()> {
+        if !self.tail.is_empty() {
+            self.file.set_len(self.length).inspect_err(|_| self.failed = true)?;
+            self.tail.clear();
+        }
+        Ok(())
     }
 
     /// Appends one value. After a failure nothing is appended any more: what follows a torn line would
@@ -57,6 +66,7 @@ impl Lines {
         }
         let mut line = serde_json::to_vec(value).map_err(io::Error::other)?;
         line.push(b'\n');
+        self.remove_tail()?;
         if let Err(error) = self.file.write_all(&line) {
             self.failed = true;
             // A reader drops a torn line anyway; without one there is nothing to note.

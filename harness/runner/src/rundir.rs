@@ -266,7 +266,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal to append to it. What is left of a last line that was cut short is removed.
+    /// Opens the journal to append to it. What is left of a last line that was cut short is removed
+    /// with the first entry.
     ///
     /// # Errors
     /// Another process runs in the directory, or the file can't be opened.
@@ -285,9 +286,10 @@ impl Journal {
         Ok(Self { lines, path, _lock: lock })
     }
 
-    /// A note about what opening removed, to be appended first.
+    /// A note about what the first entry removes, to be appended first.
     pub(crate) fn note(&self) -> Option<Event> {
-        (self.lines.cut() > 0).then(|| torn_note(self.lines.cut()))
+        let cut = self.lines.tail().len();
+        (cut > 0).then(|| torn_note(cut))
     }
 
     /// Appends one entry. After a failure nothing is appended any more: what follows a torn line

@@ -14,6 +14,8 @@ use crate::error::{CommandError, at};
 
 /// A larger file is no state: a year of releases takes some tens of kilobytes.
 const BOUND: u64 = 64 << 20;
+/// With this begins every line, also one that was cut short.
+const BEGIN: &[u8] = b"{\"format\":\"";
 
 /// A state file.
 pub(crate) struct StateFile {
@@ -37,8 +39,8 @@ impl StateFile {
             Err(error) => return Err(at(&self.path)(error)),
         };
         // Whoever writes at this moment isn't done with the last line.
-        bytes.truncate(whole_lines(&bytes));
-        self.parse(&bytes)
+        let tail = bytes.split_off(whole_lines(&bytes));
+        self.parse(&bytes, &tail)
     }
 
     /// Decides by what it says, and writes down what was decided, while nobody else does.
@@ -53,16 +55,20 @@ impl StateFile {
         let mut options = OpenOptions::new();
         let options = options.create(true).truncate(false).read(true).write(true);
         let file = options.open(&self.path).map_err(at(&self.path))?;
+        if !file.metadata().map_err(at(&self.path))?.is_file() {
+            return Err(self.is_none(""));
+        }
         file.lock().map_err(at(&self.path))?;
         let (mut lines, bytes) = Lines::take(file).map_err(at(&self.path))?;
-        if lines.cut() > 0 {
+        let state = self.parse(&bytes, lines.tail())?;
+        if !lines.tail().is_empty() {
             anstream::eprintln!(
                 "kgate: {}: the last line was cut short ({} bytes) and is left out",
                 self.path.display(),
-                lines.cut()
+                lines.tail().len()
             );
+            lines.remove_tail().map_err(at(&self.path))?;
         }
-        let state = self.parse(&bytes)?;
         let (events, answer) = decide(&state)?;
         for (version, event) in events {
             let (format, line, at) = (FORMAT.to_owned(), line.clone(), Timestamp::now());
@@ -73,9 +79,17 @@ impl StateFile {
         Ok(answer)
     }
 
-    /// What whole lines come to. One that is none of ours is left out and told: what it said was
-    /// gated is gated once more.
-    fn parse(&self, bytes: &[u8]) -> Result<State, CommandError> {
+    /// That it is something else, which is left as it is.
+    fn is_none(&self, place: &str) -> CommandError {
+        let what =
+            format!("{}{place}: this is not a state file of `kgate gate`", self.path.display());
+        CommandError::usage(what)
+            .hint("one that doesn't exist yet is made by `kgate gate --state FILE`")
+    }
+
+    /// What whole lines come to, and the beginning of one after them. A line that is none of ours is left
+    /// out and told: what it said was gated is gated once more.
+    fn parse(&self, bytes: &[u8], tail: &[u8]) -> Result<State, CommandError> {
         let path = self.path.display();
         if bytes.len() as u64 > BOUND {
             let what = format!("{path}: larger than {} MiB, which no state file is", BOUND >> 20);
@@ -102,9 +116,10 @@ impl StateFile {
             }
         }
         match (damaged.first(), entries.is_empty()) {
-            (Some(first), true) => Err(CommandError::usage(format!(
-                "{path}:{first}: this is not a state file of `kgate gate`"
-            ))),
+            (Some(first), true) => Err(self.is_none(&format!(":{first}"))),
+            (None, true) if !tail.starts_with(BEGIN) && !BEGIN.starts_with(tail) => {
+                Err(self.is_none(":1"))
+            }
             (Some(first), false) => {
                 let count = damaged.len();
                 anstream::eprintln!(
@@ -164,6 +179,26 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_changed_in_what_is_no_state() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("precious");
+        let file = StateFile::new(&path);
+        for text in ["one line", "two\nlines", "{\"format\":\"kgate-gate/9\"}\n{\"for", "\0\0\0"] {
+            fs::write(&path, text).unwrap();
+            assert!(file.change(&line(), |_| seen("6.1.1")).is_err(), "{text}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        for whose in ["/dev/null", "/dev/zero"] {
+            let error = StateFile::new(Path::new(whose)).change(&line(), |_| seen("6.1.1"));
+            assert_eq!(error.unwrap_err().code(), 2, "{whose}");
+        }
+        // The beginning of a first line is one of ours.
+        fs::write(&path, "{\"format\":\"kgate-g").unwrap();
+        file.change(&line(), |_| seen("6.1.1")).unwrap();
+        assert!(knows(&file, "6.1.1"));
+    }
+
+    #[test]
     fn what_is_no_state_is_refused() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("state");
@@ -173,7 +208,11 @@ mod tests {
             let error = file.read().unwrap_err().to_string();
             error.replace(&temp.path().display().to_string(), "DIR")
         };
-        insta::assert_snapshot!(refused("stages: [test]\n"), @"DIR/state:1: this is not a state file of `kgate gate`");
+        insta::assert_snapshot!(refused("stages: [test]\n"), @r"
+        DIR/state:1: this is not a state file of `kgate gate`
+          hint: one that doesn't exist yet is made by `kgate gate --state FILE`
+        ");
+        assert_eq!(refused("stages: [test]"), refused("stages: [test]\n"));
         insta::assert_snapshot!(refused("{\"format\":\"kgate-gate/9\"}\n"), @"DIR/state:1: written in format kgate-gate/9; this program reads kgate-gate/1");
     }
 }
