@@ -6,9 +6,10 @@ mod bench;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bench::{Bench, is_qemu, wait_until};
@@ -16,7 +17,7 @@ use kgate_kernel::apt::{self, AptKernel};
 use kgate_kernel::{Reference, Resolver};
 use kgate_testkit::host::TestHost;
 use kgate_testkit::kernels;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Set to gate all releases that apt offers of the branch, and not only the first of them.
@@ -184,4 +185,81 @@ fn each_release_boots_once_though_the_job_is_killed() {
     assert!(bench.path("report.xml").is_file());
     assert_eq!(fs::read_to_string(bench.path("state")).unwrap(), state);
     bench.assert_no_temporary_files();
+}
+
+/// What every pipeline calls, with the program itself.
+#[test]
+fn ci_gate_boots_what_is_new_and_leaves_its_reports() {
+    let Some(bench) = Bench::new(&[("quick", "true")]) else { return };
+    bench.workload(&["quick"], "", "");
+    let releases = match branch() {
+        Ok(releases) => releases,
+        Err(why) => {
+            println!("SKIP: {why}");
+            return;
+        }
+    };
+    let [production, new] = &releases[..2] else { return };
+    fs::create_dir(bench.path("kernels")).unwrap();
+    let deb = deb(new);
+    symlink(&deb, bench.path("kernels").join(deb.file_name().unwrap())).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ci/gate");
+    let gate = |args: &[&str]| {
+        // What `bench` puts around kgate, around the script.
+        let surroundings = bench.kgate(&[]);
+        let mut command = Command::new(script);
+        command.args(args).current_dir(bench.path(".")).env_clear();
+        let set = surroundings.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.envs(set).env("KGATE", env!("CARGO_BIN_EXE_kgate")).env("KGATE_WORKLOAD", "test");
+        command.env("KGATE_PRODUCTION", production.reference());
+        command.env("KGATE_OPTIONS", "--feed kernels --library library");
+        let output = command.output().unwrap();
+        let said = [&output.stdout[..], &output.stderr]
+            .map(|text| String::from_utf8_lossy(text).into_owned());
+        (output.status.code(), said)
+    };
+    let version = &*new.upstream;
+    assert_eq!(gate(&["new"]), (Some(0), [format!("{version}\n"), String::new()]));
+    let (code, [_, said]) = gate(&["all", "--accel", "tcg"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.ends_with(&format!("ci/gate: {version}: promote\n")), "{said}");
+    let out = bench.path("kgate-out").join(version);
+    let page = format!("run/{version}/report.html");
+    for name in ["junit.xml", "results.json", "summary.md", "annotations.txt", &page] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+    let nothing = "ci/gate: no release is new\n".to_owned();
+    assert_eq!(gate(&["all"]), (Some(0), [String::new(), nothing]));
+    assert_eq!(gate(&["run", "6.x"]).0, Some(2));
+}
+
+#[test]
+fn a_second_signal_ends_what_prepares() {
+    let dir = tempfile::tempdir().unwrap();
+    let apt = "#!/bin/sh\ntouch asked\nsleep 60\n";
+    for name in ["apt-cache", "apt-get"] {
+        fs::write(dir.path().join(name), apt).unwrap();
+        fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let path = std::env::var_os("PATH").unwrap();
+    let path = std::env::join_paths(
+        [dir.path().to_owned()].into_iter().chain(std::env::split_paths(&path)),
+    );
+    let mut kgate = Command::new(env!("CARGO_BIN_EXE_kgate"))
+        .args(["gate", "--production", "apt:linux-image-a", "--state", "state", "--cache", "cache"])
+        .current_dir(dir.path())
+        .env("PATH", path.unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let asked = dir.path().join("asked");
+    wait_until("apt is asked", Duration::from_secs(30), || asked.exists());
+    let pid = Pid::from_child(&kgate);
+    kill_process(pid, Signal::INT).unwrap();
+    let mut said = BufReader::new(kgate.stderr.take().unwrap()).lines();
+    let first = said.next().unwrap().unwrap();
+    assert!(first.ends_with("at once with a second Ctrl-C"), "{first}");
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(kgate.wait().unwrap().code(), Some(130));
+    assert!(!dir.path().join("state").exists());
 }

@@ -212,13 +212,16 @@ fn a_feed_that_can_t_be_read_is_not_silence() {
 #[test]
 fn all_new_releases_are_gated_and_the_worst_counts() {
     let versions = ["6.1.193", "6.6.150", "6.12.118"];
-    let table: [(&[u8], i32, usize); 6] = [
+    let table: [(&[u8], i32, usize); 8] = [
         (&[0, 0, 0], 0, 3),
         (&[0, 3, 0], 3, 3),
         (&[1, 3, 0], 1, 3),
         (&[3, 4, 4, 0], 4, 4),
         (&[4, 4, 1, 0], 1, 4),
         (&[130, 0, 0], 130, 1),
+        // Killed for want of memory, say, or by a panic.
+        (&[0, 137, 0], 4, 3),
+        (&[101, 3, 0], 4, 3),
     ];
     for (codes, expected, calls) in table {
         let place = Place::new(codes, &versions);
