@@ -87,6 +87,11 @@ fn create(context: &Context, args: &BisectArgs) -> Result<PathBuf, CommandError>
         return Err(CommandError::usage(format!("there is a bisection in {}", dir.display()))
             .hint(format!("go on with `kgate bisect --resume {}`", dir.display())));
     }
+    // Nothing of somebody else's is mixed with ours.
+    if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(CommandError::usage(format!("{} has something else in it", dir.display()))
+            .hint("name a directory that is empty or new"));
+    }
     let setup = Setup::new(context, args)?;
     write_setup(&dir, &setup)?;
     Ok(dir)
@@ -144,6 +149,11 @@ impl<'a> Bisect<'a> {
     ) -> Result<Self, CommandError> {
         let dir = Context::here()?.join(dir);
         let path = dir.join(SETUP);
+        if !path.exists() {
+            let dir = line(&dir.display().to_string());
+            let what = format!("{dir} is no bisection: there is no {SETUP} in it");
+            return Err(CommandError::usage(what));
+        }
         let text = read_bytes(&path, BOUND)?;
         let damaged = |why: String| CommandError::usage(format!("{}: {why}", path.display()));
         let setup: Setup =
@@ -229,8 +239,8 @@ impl<'a> Bisect<'a> {
     async fn search(&mut self) -> Result<Ending, CommandError> {
         let end = self.setup.points.len() - 1;
         anstream::eprintln!(
-            "  {} points from {} to {}, about {} to try",
-            end,
+            "  {end} point{} from {} to {}, about {} to try",
+            if end == 1 { "" } else { "s" },
             self.name(0),
             self.name(end),
             self.search.steps()
@@ -566,8 +576,20 @@ impl<'a> Bisect<'a> {
             // The first run of the bad end tells what fails.
             None => {
                 let wanted = self.setup.wanted.as_deref();
-                setup::choose(Symptom::all(&record, &assess()), wanted)
-                    .map_err(|error| error.within(&line(self.name(self.setup.points.len() - 1))))?
+                let all = Symptom::all(&record, &assess());
+                let nothing = all.is_empty();
+                setup::choose(all, wanted).map_err(|error| {
+                    let error = error.within(&line(self.name(self.setup.points.len() - 1)));
+                    let dir = self.dir.join(RUNS).join(run);
+                    match nothing {
+                        true => error.hint(format!(
+                            "the bad end passes, or the good end fails in the same way: `kgate report {}` \
+                             shows both",
+                            dir.display()
+                        )),
+                        false => error,
+                    }
+                })?
             }
         };
         let run = Some(format!("{RUNS}/{run}"));

@@ -175,11 +175,14 @@ impl Repository {
         let limit = Duration::from_secs(self.timeout_s);
         let status = match tokio::time::timeout(limit, process.wait()).await {
             Ok(status) => status?,
-            Err(_) => return Ok(Err(format!("the build took longer than {} s", self.timeout_s))),
+            Err(_) => {
+                let (limit, log) = (self.timeout_s, log.display());
+                return Ok(Err(format!("the build took longer than {limit} s, see {log}")));
+            }
         };
         drop(process);
         if !status.success() {
-            return Ok(Err(format!("it does not build ({status})")));
+            return Ok(Err(format!("it does not build ({status}), see {}", log.display())));
         }
         let Some(kernel) = place.kernel()? else {
             return Ok(Err("the build left an empty name of a kernel".to_owned()));

@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::error::{CommandError, at};
 use crate::library::Source as Library;
 use crate::prepare;
+use crate::releases::changes;
 use crate::reports;
 use crate::text::line;
 
@@ -303,6 +304,7 @@ fn git(
     };
     let path = Context::here()?.join(path);
     let timeout_s = args.build_timeout * 60;
+    changes::git(&context.host, &path, &["rev-parse", "--git-dir"])?;
     let repository = Repository { path, build, timeout_s };
     let commit = |names: &[String]| {
         let tags = names.iter().map(|name| format!("v{name}"));
