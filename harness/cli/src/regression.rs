@@ -262,9 +262,11 @@ fn decoded(
     debug_info: &[String],
     notes: &mut Vec<String>,
 ) -> Result<Option<Finding>, CommandError> {
+    // A wrong name is told, also where there is no stack to decode.
+    let symbols = klog::symbols(context, debug_info)?;
     let Some(delta) = failure.finding else { return Ok(None) };
     let mut findings = [delta.finding.clone()];
-    if let Some(symbols) = klog::symbols(context, debug_info)? {
+    if let Some(symbols) = symbols {
         let unresolved = symbols.resolve(&mut findings)?;
         notes.extend(unresolved.iter().map(|why| text::line(&why.to_string())));
     }

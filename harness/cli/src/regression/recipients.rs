@@ -42,6 +42,11 @@ pub(crate) fn culprit(
     }
     let format = "--format=%H%n%s%n%aN <%aE>%n%(trailers:key=Signed-off-by,valueonly)";
     let object = format!("{id}^{{commit}}");
+    git(host, repository, &["rev-parse", "--git-dir"])?;
+    git(host, repository, &["rev-parse", "--verify", "--quiet", &object]).map_err(|_| {
+        let (repository, id) = (repository.display().to_string(), text::line(id));
+        CommandError::usage(format!("{} has no commit {id}", text::line(&repository)))
+    })?;
     let told = git(host, repository, &["show", "--no-patch", format, &object])?;
     let told = String::from_utf8_lossy(&told);
     let mut lines = told.lines().map(str::to_owned);
@@ -156,9 +161,16 @@ pub(crate) fn recipients(
     book.add(REGRESSIONS, book.all.is_empty(), "every regression".to_owned());
     match (maintainers, paths.as_slice()) {
         (_, []) => book.notes.push(
-            "where in the kernel it fails is not known: name debug information with --debug-info, or add \
-             the subsystem's maintainers and list by hand"
-                .to_owned(),
+            match place.finding {
+                Some(_) => {
+                    "where in the kernel it fails is not known: name debug information with --debug-info, or \
+                     add the subsystem's maintainers and list by hand"
+                }
+                None => {
+                    "where in the kernel it fails is not known: add the subsystem's maintainers and list by hand"
+                }
+            }
+            .to_owned(),
         ),
         (None, paths) => book.notes.push(format!(
             "the maintainers are not among them: name MAINTAINERS with --maintainers or --git, or ask \

@@ -142,19 +142,22 @@ impl<'a> Failure<'a> {
     /// Whether a user means this: by scenario, title, function or signature of the finding, metric, or
     /// `SCENARIO/METRIC`.
     pub fn is_named(&self, name: &str) -> bool {
+        let is = |scenario: &str| {
+            scenario == name || scenario.split_once('/').is_some_and(|(_, id)| id == name)
+        };
         let case = |case: &&'a Case| {
-            case.subject.scenario() == Some(name) || case.subject.to_string() == name
+            case.subject.scenario().is_some_and(is) || case.subject.to_string() == name
         };
         let finding = |delta: &FindingDelta| {
             let finding = &delta.finding;
             finding.title == name
                 || finding.signature == name
                 || finding.function.as_deref() == Some(name)
-                || delta.scenarios.iter().any(|scenario| scenario == name)
+                || delta.scenarios.iter().any(|scenario| is(scenario))
         };
         let metric = |metric: &&'a Comparison| {
             let place = metric.place.to_string();
-            place == name || metric.metric == name || format!("{place}/{}", metric.metric) == name
+            is(&place) || metric.metric == name || format!("{place}/{}", metric.metric) == name
         };
         self.cases.iter().any(case)
             || self.finding.is_some_and(finding)
