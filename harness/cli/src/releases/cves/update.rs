@@ -40,7 +40,10 @@ pub(super) fn update(context: &Context, args: &UpdateArgs) -> Result<(), Command
     let dir = table::directory(context)?;
     // One at a time; whoever waited reads what the other has fetched, and finds little new.
     let lock = File::create(dir.join(".update")).map_err(at(&dir))?;
-    lock.lock().map_err(at(&dir))?;
+    if lock.try_lock().is_err() {
+        anstream::eprintln!("kgate: another update is at work, this one waits for it");
+        lock.lock().map_err(at(&dir))?;
+    }
     remove_left_over(&dir);
     let mut table = match source(&args.from)? {
         Source::Url(url) => {
@@ -137,16 +140,17 @@ fn git(
 ) -> Result<String, CommandError> {
     let answer = Git::new(&context.host, repository, timeout).text(args);
     answer.map(|text| text.trim().to_owned()).map_err(|error| {
-        let hint = match &error {
-            GitError::Refused(why) if why.contains("dubious ownership") => {
-                "it belongs to somebody else; `git config --global --add safe.directory PATH` trusts it".to_owned()
-            }
+        match &error {
+            GitError::Refused(why) if why.contains("dubious ownership") => error.infrastructure(name).hint(
+                "it belongs to somebody else; `git config --global --add safe.directory PATH` trusts it",
+            ),
             GitError::Refused(why) if why.contains("pathspec") => {
-                format!("it has no {PUBLISHED}: is it a clone of vulns.git?")
+                error.usage(name).hint(format!(
+                    "this branch has no {PUBLISHED}: is it a clone of vulns.git, and the right --branch?"
+                ))
             }
-            _ => return error.infrastructure(name),
-        };
-        error.infrastructure(name).hint(hint)
+            _ => error.infrastructure(name),
+        }
     })
 }
 
@@ -158,6 +162,7 @@ fn fetch(
     repository: &Path,
 ) -> Result<(), CommandError> {
     anstream::eprintln!("kgate: fetching {}", line(url));
+    let known = repository.exists();
     fs::create_dir_all(repository).map_err(at(repository))?;
     git(context, url, repository, &["init", "--quiet", "--bare"], READ)?;
     // A fetch that was killed leaves its lock, and nobody else is here.
@@ -165,8 +170,14 @@ fn fetch(
     let wanted = branch.map_or("HEAD".to_owned(), |branch| format!("refs/heads/{branch}"));
     let wanted = format!("+{wanted}:{FETCHED}");
     let fetch = ["fetch", "--quiet", "--depth=1", "--no-tags", "--", url, &wanted];
-    git(context, url, repository, &fetch, FETCH)?;
-    Ok(())
+    git(context, url, repository, &fetch, FETCH).map(drop).map_err(|error| {
+        if !known {
+            let _ = fs::remove_dir_all(repository);
+        }
+        error.hint(
+            "records that were read before stay; --from names a mirror, or a clone that is here",
+        )
+    })
 }
 
 fn from_git(
@@ -177,6 +188,7 @@ fn from_git(
     dir: &Path,
 ) -> Result<Table, CommandError> {
     let ask = |args: &[&str]| git(context, name, repository, args, READ);
+    ask(&["rev-parse", "--git-dir"])?;
     let commit = format!("{head}^{{commit}}");
     let commit =
         ask(&["rev-parse", "--verify", "--quiet", "--end-of-options", &commit]).map_err(|_| {
