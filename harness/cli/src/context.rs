@@ -8,9 +8,10 @@ use std::{env, fs};
 use jiff::Zoned;
 use jiff::civil::Date;
 use kgate_image::Builder;
-use kgate_kernel::{Kernel, Reference, Resolver};
+use kgate_kernel::{Kernel, KernelError, Reference, Resolver};
 use kgate_machine::process::LocalHost;
 use kgate_qemu::{Accel, AccelChoice, Plugin, Programs, Qemu, Store, StoreConfig};
+use kgate_release::KernelVersion;
 
 use crate::args::{AccelArg, ColorWhen, Global};
 use crate::error::{CommandError, at};
@@ -114,9 +115,16 @@ impl Context {
 
     /// Resolves a kernel reference as the user wrote it.
     pub(crate) fn kernel(&self, reference: &str) -> Result<Kernel, CommandError> {
-        let reference = Reference::parse(reference)?;
+        let parsed = Reference::parse(reference)?;
         let resolver = Resolver { cache_dir: self.cache()?.to_owned(), host: &self.host };
-        Ok(resolver.resolve(&reference)?)
+        resolver.resolve(&parsed).map_err(|error| {
+            let is_version = reference.parse::<KernelVersion>().is_ok();
+            match matches!(error, KernelError::NotFound { .. }) && is_version {
+                true => CommandError::from(error)
+                    .hint("a version alone is no kernel; `kgate kernel list` shows the packages that apt offers"),
+                false => error.into(),
+            }
+        })
     }
 
     /// The builder of images.

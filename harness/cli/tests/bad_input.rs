@@ -433,3 +433,45 @@ fn flags() {
     assert_eq!(code, 0);
     insta::assert_snapshot!(text);
 }
+
+#[test]
+fn releases_and_what_is_done_about_them() {
+    let dir = directory();
+    put(dir.path(), "tags", "v6.1.1\nv6.1.2\n");
+    put(dir.path(), "page", "<html>one line");
+    put(dir.path(), "other", "{\"format\":\"kgate-gate/9\"}\n");
+    let cases = [
+        (
+            "a state that is something else",
+            "releases new --since page --production 6.1.1 --feed tags",
+        ),
+        ("a state that is a directory", "releases new --since lib --production 6.1.1 --feed tags"),
+        ("a state of another format", "releases new --since other --production 6.1.1 --feed tags"),
+        ("no state and no production", "releases new --since gone --feed tags"),
+        (
+            "a vendor's kernel",
+            "releases new --since gone --production 5.14.0-427.13.1.el9_4.x86_64 --feed tags",
+        ),
+        ("a version for a kernel", "gate --production 6.1.1 --state gone --feed tags"),
+        ("what is to be gated again", "gate --production 6.1.1 --state gone --again"),
+        ("a workload that is none", "gate --production 6.1.1 --state gone -w egde --library lib"),
+        ("a tier that is none", "plan -b script -c script --tier bugfx"),
+        ("no source of changes", "releases waiting 6.1.1"),
+        ("another branch", "releases waiting 6.1.1 --to 6.2.1"),
+        ("changes that are none", "releases delta 6.1.1 6.1.2 --changelogs page"),
+        ("no repository", "releases delta 6.1.1 6.1.2 --git lib"),
+        ("no run for a mail", "report regression lib"),
+        ("no run to bisect", "bisect lib"),
+        ("nothing to bisect", "bisect --good 6.1.1 --bad 6.1.2"),
+        ("a bisection in another's directory", "bisect --good 6.1.1 --bad 6.1.2 --dir lib"),
+        ("no bisection to go on with", "bisect --resume lib"),
+        (
+            "no repository to bisect",
+            "bisect --over git:lib --build true --good v1 --bad v2 --library lib -w edge --scenario performance/pipe",
+        ),
+    ];
+    let place = dir.path().canonicalize().unwrap().display().to_string();
+    insta::assert_snapshot!(answers(dir.path(), &cases).replace(&place, "[dir]"));
+    assert_eq!(fs::read_to_string(dir.path().join("page")).unwrap(), "<html>one line");
+    assert!(!dir.path().join("gone").exists());
+}

@@ -37,6 +37,7 @@ fn directory() -> TempDir {
         ("tags.txt", TAGS),
         ("bad.json", "{\"releases\": [{\"version\": \"\\u001b[31m\", \"moniker\": \"stable\"}]}"),
         ("empty.txt", ""),
+        ("later.txt", "v9.0 2099-01-01\n"),
     ] {
         fs::write(dir.path().join(name), text).unwrap();
     }
@@ -94,6 +95,7 @@ fn what_is_wrong_is_said() {
             "--feed empty.txt",
             "--feed nothing",
             "--feed git:releases.json",
+            "--feed later.txt",
             "--feed releases.json --production six",
             "--feed releases.json --production ./nothing",
             "--feed ftp://127.0.0.1/releases.json",

@@ -52,14 +52,14 @@ pub(crate) struct GateArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) state: PathBuf,
     /// Gate this kernel, whatever feeds offer.
-    #[arg(long, value_name = "KERNEL", conflicts_with = "only")]
+    #[arg(long, value_name = "KERNEL", group = "one")]
     pub(crate) candidate: Option<String>,
     /// Gate only this release, also when it was tried too often. One that was gated before has its
     /// verdict told again.
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", group = "one")]
     pub(crate) only: Option<Version>,
     /// Gate a release again that has its verdict.
-    #[arg(long)]
+    #[arg(long, requires = "one")]
     pub(crate) again: bool,
     #[command(flatten)]
     pub(crate) gating: Gating,

@@ -55,7 +55,10 @@ impl<'a> Overview<'a> {
 
     /// For a person.
     pub(crate) fn text(&self) -> String {
-        let mut lines = self.branches();
+        let mut lines = match self.catalogue.branches.is_empty() {
+            true => vec![format!("nothing that the feeds name is out on {}", self.catalogue.today)],
+            false => self.branches(),
+        };
         if let Some(production) = &self.production {
             lines.push(String::new());
             lines.extend(production.lines(self.catalogue));

@@ -1,6 +1,8 @@
 //! What a user names as a kernel: a version, what `uname -r` prints, a package's version, or a kernel
 //! reference, which is resolved only when it is none of these.
 
+use std::path::Path;
+
 use kgate_kernel::Kernel;
 use kgate_model::kernel::KernelRecord;
 use kgate_release::{Catalogue, KernelVersion};
@@ -25,6 +27,10 @@ pub(crate) fn subject(context: &Context, text: &str) -> Result<Subject, CommandE
         return Ok(Subject { version, kernel: None });
     }
     let kernel = context.kernel(text).map_err(|error| {
+        // What is there, and wrong, was meant.
+        if Path::new(text).exists() {
+            return error;
+        }
         error.hint(
             "give a version (6.1.192), what `uname -r` prints, the version of the kernel's package, or a \
              kernel (`kgate kernel show` says which forms there are)",
