@@ -174,7 +174,8 @@ impl Job<'_> {
             }
             Status::Claimed(claim) => {
                 anstream::println!("{}", new::busy(&version, claim));
-                Ok(PROMOTE)
+                // Nothing is known of it here, so that this job must not look as if it were promoted.
+                Ok(Verdict::Inconclusive.exit_code())
             }
             _ if self.desk.catalogue.release(&version).is_some() => {
                 Err(CommandError::infrastructure(format!("no feed offers a kernel of {version}"))

@@ -60,9 +60,12 @@ pub(crate) fn conclusion(report: &Report<'_>) -> String {
         return reason.text.clone();
     }
     let boots = |role| report.record.boots.iter().filter(|b| b.planned.role == role).count();
+    let scenarios = match report.assessment.scenarios().count() {
+        1 => "1 scenario".to_owned(),
+        number => format!("{number} scenarios"),
+    };
     format!(
-        "no regression in {} scenarios, over {} boots of the baseline and {} of the candidate",
-        report.assessment.scenarios().count(),
+        "no regression in {scenarios}, over {} boots of the baseline and {} of the candidate",
         boots(Role::Baseline),
         boots(Role::Candidate),
     )

@@ -550,6 +550,8 @@ fn a_run_that_was_planned_otherwise_is_begun_anew_and_one_elsewhere_is_waited_fo
     let (code, text) = year.run(FRIDAY, Fate::Lives, &["--latest", "--dir", "elsewhere"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("6.1.172 is being gated by another job"), "{text}");
+    let (code, text) = year.run(FRIDAY, Fate::Lives, &["--only", "6.1.172", "--dir", "elsewhere"]);
+    assert_eq!(code, Some(3), "{text}");
     let profile = year.path("workloads/profiles/fleet.yaml");
     let workload = fs::read_to_string(&profile).unwrap();
     fs::write(&profile, workload.replace("boots: 1", "boots: 2")).unwrap();
