@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kgate_compare::{Decision, Place};
+use kgate_compare::{Assessment, Decision, Place};
 use kgate_explain::{Explanation, Profile, Side, Symbols, Titles, explain, flame_graph, reached};
 use kgate_machine::{Pool, Profile as Wanted};
 use kgate_model::outcome::Role;
@@ -43,13 +43,15 @@ struct Counted {
 pub(crate) fn command(context: &Context, args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let dir = RunDir::open(&args.dir)?;
     let budget = Budget { accel: AccelChoice::Only(Accel::Tcg), cpus: None, memory: None };
+    let (record, inputs) = (dir.record()?, dir.inputs());
+    let assessment = assess(context, &record, &inputs.policy, &inputs.selected, &inputs.waivers);
     let globs: Vec<Glob> = args.metrics.iter().map(Glob::new).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut signals = watch_signals()?;
         let pool = again(context, &dir, &args.library, &budget).await?;
         tokio::select! {
-            explained = all(context, &dir, pool.as_ref(), &globs) => explained,
+            explained = all(&dir, pool.as_ref(), &assessment, &globs) => explained,
             _ = signals.wait_for(|&asked| asked) => {
                 Err(CommandError::interrupted("interrupted; nothing is running"))
             }
@@ -59,15 +61,15 @@ pub(crate) fn command(context: &Context, args: &ExplainArgs) -> Result<ExitCode,
 }
 
 /// Whether something became so much worse in exact mode that its reason is wanted unasked.
-pub(crate) fn is_called_for(context: &Context, dir: &RunDir) -> Result<bool, CommandError> {
-    Ok(exact(context, dir, |decision| decision == Decision::Regression)?.next().is_some())
+pub(crate) fn is_called_for(assessment: &Assessment) -> bool {
+    exact(assessment, |decision| decision == Decision::Regression).next().is_some()
 }
 
 /// Explains the metrics that `globs` name; without any, all that differ.
 pub(crate) async fn all(
-    context: &Context,
     dir: &RunDir,
     pool: &dyn Pool,
+    assessment: &Assessment,
     globs: &[Glob],
 ) -> Result<(), CommandError> {
     let directory = dir.path().join(DIRECTORY);
@@ -77,7 +79,7 @@ pub(crate) async fn all(
     let (baseline, candidate) =
         futures::future::try_join(of(Role::Baseline), of(Role::Candidate)).await?;
     let differs = |d| matches!(d, Decision::Worse | Decision::Better | Decision::Regression);
-    let differing: Vec<_> = exact(context, dir, differs)?.collect();
+    let differing: Vec<_> = exact(assessment, differs).collect();
     let mut shown = 0;
     let mut found = false;
     for (index, operation) in candidate.profiled.measured.iter().enumerate() {
@@ -176,18 +178,15 @@ async fn count(
 
 /// Scenario and metric of exact comparisons that came to such a decision.
 fn exact(
-    context: &Context,
-    dir: &RunDir,
+    assessment: &Assessment,
     such: impl Fn(Decision) -> bool,
-) -> Result<impl Iterator<Item = (String, String)>, CommandError> {
-    let (record, inputs) = (dir.record()?, dir.inputs());
-    let assessment = assess(context, &record, &inputs.policy, &inputs.selected, &inputs.waivers);
-    Ok(assessment.comparisons.into_iter().filter_map(move |c| match c.place {
+) -> impl Iterator<Item = (&str, &str)> {
+    assessment.comparisons.iter().filter_map(move |c| match &c.place {
         Place::Scenario { scenario, .. } if c.exact && such(c.decision) => {
-            Some((scenario, c.metric))
+            Some((scenario.as_str(), c.metric.as_str()))
         }
         _ => None,
-    }))
+    })
 }
 
 /// Writes a file beside the others of a metric.

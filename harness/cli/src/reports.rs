@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::ProgressDrawTarget;
-use kgate_compare::{Assessment, Inputs, Verdict};
+use kgate_compare::{Assessment, Inputs};
 use kgate_klog::delta::LogDelta;
 use kgate_model::journal::{Entry, RunRecord};
 use kgate_report::{
@@ -81,8 +81,8 @@ pub(crate) fn merge(context: &Context, args: &MergeArgs) -> Result<ExitCode, Com
     decide(context, &merged, None, &args.outputs).map(exit_code)
 }
 
-fn exit_code(verdict: Verdict) -> ExitCode {
-    ExitCode::from(verdict.exit_code())
+fn exit_code(decided: Decided) -> ExitCode {
+    ExitCode::from(decided.assessment.verdict.exit_code())
 }
 
 fn open(path: &Path) -> Result<RunDir, CommandError> {
@@ -95,32 +95,20 @@ pub(crate) fn decide(
     dir: &RunDir,
     replace: Option<&Rules>,
     outputs: &Outputs,
-) -> Result<Verdict, CommandError> {
+) -> Result<Decided, CommandError> {
     check(outputs)?;
     let decided = Decided::new(context, dir, replace)?;
     let report = decided.report();
     let text = summary(&report, columns(&io::stdout()), style(context.colour));
     anstream::println!("{text}");
     write_all(&report, dir, outputs)?;
-    Ok(decided.assessment.verdict)
+    Ok(decided)
 }
 
-/// Writes the page again, with links to what has been made since.
-pub(crate) fn link_explanation(
-    context: &Context,
-    dir: &RunDir,
-    outputs: &Outputs,
-) -> Result<(), CommandError> {
-    match &outputs.html {
-        Some(path) => write_page(&Decided::new(context, dir, None)?.report(), dir, path),
-        None => Ok(()),
-    }
-}
-
-/// A run directory and what it comes to.
-struct Decided {
+/// A run and what it comes to.
+pub(crate) struct Decided {
     record: RunRecord,
-    assessment: Assessment,
+    pub(crate) assessment: Assessment,
     log: LogDelta,
     directory: String,
 }
@@ -140,6 +128,15 @@ impl Decided {
         let assessment = assess(context, &record, &policy, &planned.selected, &waivers);
         let log = logs::of_run(dir, &record);
         Ok(Self { record, assessment, log, directory: dir.path().display().to_string() })
+    }
+
+    /// Writes the page again, with links to what has been made since.
+    pub(crate) fn link_explanation(
+        &self,
+        dir: &RunDir,
+        outputs: &Outputs,
+    ) -> Result<(), CommandError> {
+        outputs.html.as_ref().map_or(Ok(()), |path| write_page(&self.report(), dir, path))
     }
 
     fn report(&self) -> Report<'_> {

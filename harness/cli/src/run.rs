@@ -201,22 +201,23 @@ impl Run {
                     .hint(format!("when that is mended, go on with `{resume}`")))
             }
             RunEnd::Complete => {
-                let verdict = reports::decide(context, &dir, None, &args.outputs)?;
-                if args.explain || explain::is_called_for(context, &dir)? {
+                let decided = reports::decide(context, &dir, None, &args.outputs)?;
+                let assessment = &decided.assessment;
+                if args.explain || explain::is_called_for(assessment) {
                     let explained = tokio::select! {
-                        explained = explain::all(context, &dir, pool, &[]) => explained,
+                        explained = explain::all(&dir, pool, assessment, &[]) => explained,
                         _ = interrupted.wait_for(|&asked| asked) => {
                             Err(CommandError::interrupted("interrupted; nothing is running"))
                         }
                     };
-                    let explained = explained
-                        .and_then(|()| reports::link_explanation(context, &dir, &args.outputs));
+                    let explained =
+                        explained.and_then(|()| decided.link_explanation(&dir, &args.outputs));
                     // The verdict stands without it.
                     if let Err(error) = explained {
                         anstream::eprintln!("kgate: not explained: {error}");
                     }
                 }
-                Ok(verdict)
+                Ok(assessment.verdict)
             }
         }
     }
