@@ -567,10 +567,7 @@ impl<'a> Bisect<'a> {
     /// What a run says of its candidate. Its baseline is the control.
     fn judge_record(&self, record: RunRecord, run: &str) -> Result<Judged, CommandError> {
         let inputs = &self.setup.inputs;
-        let assess = || {
-            let (policy, selected) = (&inputs.policy, &inputs.selected);
-            reports::assess(self.context, &record, policy, selected, &inputs.waivers)
-        };
+        let assess = || reports::as_planned(self.context, &record, inputs);
         let symptom = match &self.symptom {
             Some(symptom) => symptom.clone(),
             // The first run of the bad end tells what fails.

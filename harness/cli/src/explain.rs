@@ -18,7 +18,7 @@ use crate::args::ExplainArgs;
 use crate::context::Context;
 use crate::error::{CommandError, PROMOTE, at};
 use crate::guests::Budget;
-use crate::reports::{assess, columns};
+use crate::reports::{as_planned, columns};
 use crate::run::again;
 use crate::signals::watch_signals;
 use crate::text;
@@ -43,8 +43,7 @@ struct Counted {
 pub(crate) fn command(context: &Context, args: &ExplainArgs) -> Result<ExitCode, CommandError> {
     let dir = RunDir::open(&args.dir)?;
     let budget = Budget { accel: AccelChoice::Only(Accel::Tcg), cpus: None, memory: None };
-    let (record, inputs) = (dir.record()?, dir.inputs());
-    let assessment = assess(context, &record, &inputs.policy, &inputs.selected, &inputs.waivers);
+    let assessment = as_planned(context, &dir.record()?, dir.inputs());
     let globs: Vec<Glob> = args.metrics.iter().map(Glob::new).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

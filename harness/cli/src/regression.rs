@@ -27,7 +27,7 @@ use crate::context::Context;
 use crate::error::{CommandError, at};
 use crate::logs::tail;
 use crate::releases::subject::of_record;
-use crate::reports::assess;
+use crate::reports::as_planned;
 use crate::{klog, text};
 pub(crate) use recipients::culprit;
 use recipients::{Culprit, Place, maintainers, recipients};
@@ -59,7 +59,7 @@ pub(crate) fn mail(
     args: &MailArgs,
 ) -> Result<(), CommandError> {
     let (record, inputs) = (dir.record()?, dir.inputs());
-    let assessment = assess(context, &record, &inputs.policy, &inputs.selected, &inputs.waivers);
+    let assessment = as_planned(context, &record, inputs);
     let all = failures(&assessment);
     let failure = choose(&all, named, &assessment)?;
     let known = range.is_some() || culprit.is_some();

@@ -145,8 +145,17 @@ impl Decided {
     }
 }
 
+/// What a record comes to by the rules that its run was planned with.
+pub(crate) fn as_planned(
+    context: &Context,
+    record: &RunRecord,
+    planned: &kgate_runner::Inputs,
+) -> Assessment {
+    assess(context, record, &planned.policy, &planned.selected, &planned.waivers)
+}
+
 /// What a record comes to by these rules, on the day of the context.
-pub(crate) fn assess(
+fn assess(
     context: &Context,
     record: &RunRecord,
     policy: &Policy,

@@ -123,8 +123,7 @@ impl Setup {
 /// The failure of a run that is meant.
 fn symptom(context: &Context, run: &RunDir, wanted: Option<&str>) -> Result<Symptom, CommandError> {
     let (record, inputs) = (run.record()?, run.inputs());
-    let assessment =
-        reports::assess(context, &record, &inputs.policy, &inputs.selected, &inputs.waivers);
+    let assessment = reports::as_planned(context, &record, inputs);
     choose(Symptom::all(&record, &assessment), wanted)
         .map_err(|error| error.within(&run.path().display().to_string()))
 }
