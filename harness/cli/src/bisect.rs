@@ -100,9 +100,7 @@ fn create(context: &Context, args: &BisectArgs) -> Result<PathBuf, CommandError>
 fn write_setup(dir: &Path, setup: &Setup) -> Result<(), CommandError> {
     let text = serde_json::to_string(setup)?;
     fs::create_dir_all(dir).map_err(at(dir))?;
-    let (path, beside) = (dir.join(SETUP), dir.join("bisect.json.new"));
-    fs::write(&beside, text).map_err(at(&beside))?;
-    fs::rename(&beside, &path).map_err(at(&path))
+    reports::write(&dir.join(SETUP), |out| out.write_all(text.as_bytes()))
 }
 
 /// A bisection that goes on.

@@ -230,8 +230,8 @@ fn way_up(file: &Path, dir: &Path) -> Option<String> {
     Some("../".repeat(parent.strip_prefix(dir).ok()?.components().count()))
 }
 
-/// Writes a report: beside the file first, so that a dashboard never reads half of one.
-fn write(
+/// Writes a file: beside it first, so that nobody ever reads half of one.
+pub(crate) fn write(
     path: &Path,
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), CommandError> {
