@@ -30,6 +30,7 @@ fn request() -> BootRequest {
     BootRequest {
         name: "bench".into(),
         role: Role::Candidate,
+        host: None,
         number: 1,
         image: "base".into(),
         shape: MachineShape::default(),

@@ -59,6 +59,7 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
     let request = BootRequest {
         name: "kgate-boot".into(),
         role: Role::Candidate,
+        host: None,
         number: 1,
         image: args.image.clone(),
         shape: MachineShape {

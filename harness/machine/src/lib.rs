@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use kgate_model::finding::Finding;
+use kgate_model::inventory::Conditions;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Role};
 use kgate_model::plan::MachineShape;
 use kgate_model::wire::{Identity, KernelState, Reply, Request};
@@ -31,6 +32,8 @@ pub struct BootRequest {
     pub name: String,
     /// Which of the pool's kernels.
     pub role: Role,
+    /// The lab host to boot it on; a guest when `None`.
+    pub host: Option<String>,
     /// Replicate, from 1: boots of different replicates never have a template in common.
     pub number: u32,
     /// The root of the steps: `base` or an image of the pool.
@@ -80,6 +83,13 @@ pub trait Pool {
     /// # Errors
     /// The machine did not get that far; the fault says whose fault it is.
     async fn boot(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError>;
+
+    /// Gives back what the pool holds beyond its machines, such as lab hosts that are to return to what
+    /// they do for a living. Called once, when nothing runs any more, however the run ended. What it says
+    /// is for a person; empty when there is nothing to tell.
+    async fn finish(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Boots a machine, or takes one that was booted from exactly the same by an earlier run, and
     /// keeps it as it is when its agent is ready. `None`: this pool's machines can't be kept.
@@ -219,6 +229,12 @@ pub trait Machine {
     /// Path of the measuring program on the machine.
     fn ops(&self) -> &str {
         "/kgate/ops"
+    }
+
+    /// What of the machine's state changes what it measures. `None`: it has no such state that its kernel
+    /// and the plan don't say.
+    fn conditions(&self) -> Option<&Conditions> {
+        None
     }
 
     /// Becomes `Some` when the machine ends without having been asked to.

@@ -16,7 +16,8 @@ use rustix::process::{
     Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal,
 };
 use rustix::thread::disable_transparent_huge_pages;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{ChildStdin, ChildStdout};
 
 /// Bytes kept of each output stream of a [`HostCommand`].
 pub const HOST_OUTPUT: u64 = 16 << 20;
@@ -48,14 +49,7 @@ impl Host for LocalHost {
             if Instant::now() >= end {
                 group.kill();
                 child.wait()?;
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!(
-                        "`{}` ran longer than {} s",
-                        command.program.display(),
-                        command.timeout.as_secs()
-                    ),
-                ));
+                return Err(late(command));
             }
             std::thread::sleep(Duration::from_millis(2));
         };
@@ -87,7 +81,80 @@ pub struct Process {
     reader: tokio::task::JoinHandle<()>,
 }
 
+/// A process that runs beside kgate with its standard input and output in our hands.
+#[derive(Debug)]
+pub struct Piped {
+    /// The process. Killed with its group when dropped.
+    pub process: Process,
+    /// Its standard input.
+    pub stdin: ChildStdin,
+    /// Its standard output.
+    pub stdout: ChildStdout,
+}
+
+/// Runs a [`HostCommand`] to its end, as [`LocalHost`] does, while other tasks go on. Killed with its
+/// group when the future is dropped.
+///
+/// # Errors
+/// As of [`Host::run`].
+pub async fn output(command: &HostCommand) -> io::Result<HostOutput> {
+    let mut std = Command::new(&command.program);
+    std.args(&command.args).envs(command.env.iter().cloned());
+    if let Some(dir) = &command.dir {
+        std.current_dir(dir);
+    }
+    std.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    tie(&mut std, Vec::new(), Pages::Any);
+    let mut child = tokio::process::Command::from(std).kill_on_drop(true).spawn()?;
+    let group = Killed(Group::of(child.id().unwrap_or_default()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let end = async {
+        let (stdout, stderr) = (tokio::spawn(kept(stdout)), tokio::spawn(kept(stderr)));
+        let status = child.wait().await?;
+        // What it left in its group would keep the pipes open.
+        drop(group);
+        let (stdout, stderr) = (stdout.await.unwrap_or_default(), stderr.await.unwrap_or_default());
+        Ok(HostOutput { code: status.code(), stdout, stderr })
+    };
+    tokio::time::timeout(command.timeout, end).await.unwrap_or_else(|_| Err(late(command)))
+}
+
+/// All that a stream says, cut at [`HOST_OUTPUT`].
+async fn kept(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(mut stream) = stream {
+        // A read error ends the output just as its end does.
+        let _ = (&mut stream).take(HOST_OUTPUT).read_to_end(&mut bytes).await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+    bytes
+}
+
+fn late(command: &HostCommand) -> io::Error {
+    let (program, limit) = (command.program.display(), command.timeout.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, format!("`{program}` ran longer than {limit} s"))
+}
+
 impl Process {
+    /// Starts a command whose standard input and output the caller has; its time limit is not looked at.
+    ///
+    /// # Errors
+    /// What the operating system answered, `NotFound` when there is no such program.
+    pub fn piped(command: &HostCommand) -> io::Result<Piped> {
+        let mut std = Command::new(&command.program);
+        std.args(&command.args).envs(command.env.iter().cloned());
+        if let Some(dir) = &command.dir {
+            std.current_dir(dir);
+        }
+        std.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Self::start(std, Vec::new(), Pages::Any)?;
+        let pipes = (process.child.stdin.take(), process.child.stdout.take());
+        let (Some(stdin), Some(stdout)) = pipes else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        Ok(Piped { process, stdin, stdout })
+    }
+
     /// Starts `program`; `inherit` are descriptors that keep their numbers in the child. With
     /// [`Pages::Small`] it takes no more memory than it touches.
     ///
@@ -100,7 +167,12 @@ impl Process {
         pages: Pages,
     ) -> io::Result<Self> {
         let mut std = Command::new(program);
-        std.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        std.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        Self::start(std, inherit, pages)
+    }
+
+    fn start(mut std: Command, inherit: Vec<OwnedFd>, pages: Pages) -> io::Result<Self> {
+        std.stderr(Stdio::piped());
         tie(&mut std, inherit, pages);
         let mut child = tokio::process::Command::from(std).kill_on_drop(true).spawn()?;
         let group = Group::of(child.id().unwrap_or_default());
@@ -182,6 +254,16 @@ impl Group {
     }
 }
 
+/// A group that is killed when this is dropped.
+#[derive(Debug)]
+struct Killed(Group);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
 /// Gives the child a group of its own, ties its life to ours and lets it keep `inherit`.
 ///
 /// The tie is to the *thread* that starts the child: callers start long-running processes from a
@@ -212,6 +294,7 @@ fn tie(command: &mut Command, inherit: Vec<OwnedFd>, pages: Pages) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt;
 
     fn sh(script: &str, timeout: Duration) -> io::Result<HostOutput> {
         LocalHost.run(&HostCommand::new("sh", timeout).args(["-c", script]))
@@ -242,6 +325,31 @@ mod tests {
             assert!(Instant::now() < end, "the command's child is still there");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    #[tokio::test]
+    async fn a_command_runs_beside_other_tasks() {
+        let command = |script: &str, timeout| {
+            HostCommand::new("sh", Duration::from_millis(timeout)).args(["-c", script])
+        };
+        let left = output(&command("echo out; echo err >&2; sleep 1000 & exit 3", 10_000)).await;
+        let expected =
+            HostOutput { code: Some(3), stdout: b"out\n".to_vec(), stderr: b"err\n".to_vec() };
+        assert_eq!(left.unwrap(), expected);
+        let late = output(&command("sleep 1000", 100)).await.unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_piped_process_is_talked_to() {
+        let cat = HostCommand::new("cat", Duration::ZERO);
+        let Piped { mut process, mut stdin, mut stdout } = Process::piped(&cat).unwrap();
+        stdin.write_all(b"there").await.unwrap();
+        drop(stdin);
+        let mut back = String::new();
+        stdout.read_to_string(&mut back).await.unwrap();
+        assert_eq!(back, "there");
+        assert!(process.wait().await.unwrap().success());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod finding;
 pub mod host;
+pub mod inventory;
 pub mod journal;
 pub mod kernel;
 pub mod outcome;

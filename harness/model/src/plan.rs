@@ -166,6 +166,10 @@ pub struct PlannedBoot {
     pub start: Start,
     /// No other boot may run beside it: it measures time.
     pub exclusive: bool,
+    /// The lab host that it runs on; a guest when `None`. Both roles of one number and group run on the
+    /// same host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// Of an exact boot: what everything that chance decides in its template follows from. No two
     /// boots of a plan have the same.
     pub seed: Option<u64>,

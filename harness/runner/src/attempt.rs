@@ -189,6 +189,7 @@ pub(crate) fn boot_request(dir: &RunDir, boot: &PlannedBoot, machine: &str) -> B
     BootRequest {
         name: machine.to_owned(),
         role: boot.role,
+        host: boot.host.clone(),
         number: boot.number,
         image: boot.image.clone(),
         shape: boot.shape.clone(),

@@ -112,6 +112,7 @@ pub fn make_plan(
                     modules: modules.unwrap_or_default(),
                     start: group.start,
                     exclusive: group.exclusive,
+                    host: None,
                     partition: 1,
                     id,
                 });

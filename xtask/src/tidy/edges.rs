@@ -26,7 +26,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("image", &["model"]),
     ("kernel", &["model"]),
     ("klog", &["model"]),
-    ("lab", &["image", "kernel", "machine", "model"]),
+    ("lab", &["image", "kernel", "klog", "machine", "model"]),
     ("machine", &["kernel", "klog", "model"]),
     ("model", &[]),
     ("ops", &["model"]),

@@ -219,6 +219,7 @@ impl Run {
                     modules: Vec::new(),
                     start: Start::Shared,
                     exclusive: false,
+                    host: None,
                     seed: None,
                     partition: 1,
                     trials,
