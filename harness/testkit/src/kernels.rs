@@ -7,7 +7,8 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use kgate_kernel::{Kernel, KernelError, Reference, Resolver, apt};
+use kgate_kernel::apt::{self, AptKernel};
+use kgate_kernel::{Kernel, KernelError, Reference, Resolver};
 
 use crate::host::TestHost;
 
@@ -46,13 +47,27 @@ pub fn cache_dir() -> PathBuf {
 /// When a kernel that apt fetched is refused: that is what tests are there to find.
 #[must_use]
 pub fn pair() -> Option<Pair> {
-    match find() {
-        Ok(pair) => Some(pair),
-        Err(why) => {
-            skip(&why);
-            None
-        }
-    }
+    told(find("pair", apt::pair))
+}
+
+/// The same of the oldest branch of which there are two releases: it boots soonest.
+///
+/// # Panics
+/// As [`pair`].
+#[must_use]
+pub fn old_pair() -> Option<Pair> {
+    told(find("old-pair", |kernels| {
+        // They come in the order of their versions.
+        kernels.iter().find_map(|oldest| {
+            let branch: Vec<_> =
+                kernels.iter().filter(|k| k.branch() == oldest.branch()).cloned().collect();
+            apt::pair(&branch)
+        })
+    }))
+}
+
+fn told(found: Result<Pair, String>) -> Option<Pair> {
+    found.inspect_err(|why| skip(why)).ok()
 }
 
 /// Says that a test does not run, and why.
@@ -61,17 +76,21 @@ fn skip(why: &str) {
     eprintln!("SKIP: no real kernels for this test: {why}");
 }
 
-fn find() -> Result<Pair, String> {
+/// The pair that `choose` picks of what apt offers, kept in file `name`.
+fn find(
+    name: &str,
+    choose: impl FnOnce(&[AptKernel]) -> Option<(AptKernel, AptKernel)>,
+) -> Result<Pair, String> {
     let dir = cache_dir();
     fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let lock = File::create(dir.join(".lock")).and_then(|file| file.lock().map(|()| file));
     let _lock = lock.map_err(|e| format!("{}: {e}", dir.display()))?;
-    let choice = dir.join("pair");
+    let choice = dir.join(name);
     let [baseline, candidate] = match chosen(&choice) {
         Some(references) => references,
         None => {
             let kernels = apt::kernels(&TestHost, apt::FLAVOUR).map_err(|e| e.to_string())?;
-            let (baseline, candidate) = apt::pair(&kernels).ok_or_else(|| {
+            let (baseline, candidate) = choose(&kernels).ok_or_else(|| {
                 format!(
                     "apt offers no two releases of a {} kernel; run apt-get update as root",
                     apt::FLAVOUR

@@ -3,4 +3,5 @@
 pub mod history;
 pub mod host;
 pub mod kernels;
+pub mod lab;
 pub mod local;
