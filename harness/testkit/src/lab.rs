@@ -15,11 +15,14 @@
 mod chassis;
 mod console;
 mod disk;
+mod inventory;
 mod machine;
+mod peers;
 mod process;
 mod qmp;
 mod ssh;
 
+use std::cell::{Cell, RefCell};
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,8 +34,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use chassis::ChassisFault;
+pub use inventory::inventory;
 use console::Line;
 use machine::{Machine, Made, Parts};
+use peers::{Peers, Place};
 use ssh::Target;
 
 use crate::kernels;
@@ -150,7 +155,8 @@ pub struct StandIn {
     made: Made,
     line: Line,
     chassis_port: u16,
-    host_key: &'static str,
+    host_key: Cell<&'static str>,
+    peers: RefCell<Peers>,
     machine: Machine,
     // Ends after what uses it.
     dir: TempDir,
@@ -182,15 +188,26 @@ impl StandIn {
         let dir = tempfile::Builder::new().prefix("lab-").tempdir().map_err(broken)?;
         let tftp = dir.path().join("tftp");
         fs::create_dir(&tftp).map_err(broken)?;
+        // Who starts from the network and has nothing to do there goes on to the disk.
+        fs::write(tftp.join("boot.ipxe"), "#!ipxe\nexit\n").map_err(broken)?;
         let parts = Parts { name: &setup.name, dir: dir.path(), tftp: &tftp };
         let machine = made.start(&parts)?;
         let line = Line::new(machine.serial_port).map_err(broken)?;
         let chassis_port = machine.chassis.serve().map_err(broken)?;
-        let host =
-            Self { setup, made, line, chassis_port, host_key: "host_key", machine, dir };
+        let place = Place {
+            dir: dir.path(),
+            made: &made.dir,
+            tools: &tools_dir(),
+            chassis: chassis_port,
+            serial: line.port(),
+        };
+        let peers = RefCell::new(Peers::start(&setup, &place)?);
+        let host_key = Cell::new("host_key");
+        let host = Self { setup, made, line, chassis_port, host_key, peers, machine, dir };
         // Its clock went on where the snapshot's stood still.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         host.target().run(&format!("date -s @{now}"))?;
+        host.peers.borrow_mut().until_ready()?;
         Ok(host)
     }
 
@@ -230,7 +247,7 @@ impl StandIn {
     /// When it can't be read.
     #[must_use]
     pub fn host_key(&self) -> String {
-        fs::read_to_string(self.made.dir.join(self.host_key)).expect("a public host key")
+        fs::read_to_string(self.made.dir.join(self.host_key.get())).expect("a public host key")
     }
 
     /// Runs a shell command on the host, with a session of its own.
@@ -350,6 +367,56 @@ impl StandIn {
         self.machine.chassis.fault(fault);
     }
 
+    /// Makes its BMC deaf: connections are accepted by nobody, or lets it go on.
+    pub fn stop_bmc(&self, stop: bool) {
+        self.peers.borrow().stop(stop);
+    }
+
+    /// Sets what goes wrong in its Redfish service from now on; the keys are those in
+    /// `lab/peers/redfish.py`.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    pub fn redfish_fault(&self, fault: &Value) {
+        let new = self.dir().join("redfish.new");
+        fs::write(&new, fault.to_string())
+            .and_then(|()| fs::rename(&new, self.dir().join("redfish.json")))
+            .expect("a fault of Redfish");
+    }
+
+    /// Starts its BMC anew: sessions are lost. With `certificate` it proves to be another from now on.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub fn restart_bmc(&self, certificate: bool) {
+        let tools = tools_dir();
+        let place = Place {
+            dir: self.dir(),
+            made: &self.made.dir,
+            tools: &tools,
+            chassis: self.chassis_port,
+            serial: self.serial_port(),
+        };
+        self.peers
+            .borrow_mut()
+            .restart(&self.setup.name, &place, certificate)
+            .unwrap_or_else(|problem| panic!("{}: {problem:?}", self.name()));
+    }
+
+    /// Gives its SSH server another host key, as a reinstalled host has.
+    ///
+    /// # Panics
+    /// When it can't be done.
+    pub fn change_host_key(&self) {
+        self.ssh(
+            "cd /etc/dropbear && mv host_key old && mv other_host_key host_key && \
+             mv old other_host_key && kill $(cat /var/run/dropbear.pid) && \
+             dropbear -s -r /etc/dropbear/host_key",
+        );
+        let other = if self.host_key.get() == "host_key" { "other_host_key" } else { "host_key" };
+        self.host_key.set(other);
+    }
+
     /// Sends bytes to those who read its serial line, as if it had.
     pub fn inject(&self, bytes: &[u8]) {
         self.line.send(bytes);
@@ -366,7 +433,7 @@ impl StandIn {
     }
 
     fn target(&self) -> Target<'_> {
-        Target { port: self.ssh_port(), dir: &self.made.dir, host_key: self.host_key }
+        Target { port: self.ssh_port(), dir: &self.made.dir, host_key: self.host_key.get() }
     }
 }
 
@@ -374,6 +441,11 @@ impl StandIn {
 fn lab_dir() -> PathBuf {
     let cache = kernels::cache_dir();
     cache.parent().unwrap_or(&cache).join("lab")
+}
+
+/// Where `ci/tools` puts the management peers that are Python's.
+fn tools_dir() -> PathBuf {
+    lab_dir().with_file_name("tools").join("lab")
 }
 
 /// Says that a test does not run, and why.

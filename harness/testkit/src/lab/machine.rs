@@ -102,6 +102,9 @@ fn make(kernel: &Kernel, dir: &Path) -> Result<(), Problem> {
         let public = disk::public_key(&work.path().join("root"), name)?;
         disk::write(&dir.join(name), 0o644, public.as_bytes())?;
     }
+    for name in ["bmc", "other-bmc"] {
+        certificate(dir, name)?;
+    }
     let memory = dir.join("memory");
     // It starts in the directory that it is made in: the image there becomes the snapshot's.
     let parts = Parts { name: "made", dir, tftp: work.path() };
@@ -120,6 +123,20 @@ fn make(kernel: &Kernel, dir: &Path) -> Result<(), Problem> {
         let status = chassis.execute("query-migrate", json!({})).ok()?;
         (status["status"] == "completed").then_some(())
     })
+}
+
+/// A certificate of a BMC, signed by itself as those of most are.
+fn certificate(dir: &Path, name: &str) -> Result<(), Problem> {
+    let file = |extension: &str| dir.join(name).with_extension(extension).display().to_string();
+    let (pem, key) = (file("pem"), file("key"));
+    let args = [
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-days", "3650", "-subj", "/CN=bmc", "-addext", "subjectAltName=IP:127.0.0.1",
+        "-out", &pem, "-keyout", &key,
+    ];
+    disk::run("openssl", &args)?;
+    let der = file("der");
+    disk::run("openssl", &["x509", "-in", &pem, "-outform", "DER", "-out", &der]).map(|_| ())
 }
 
 /// Memory that is a file isn't part of what is written.

@@ -27,9 +27,19 @@ impl Process {
         let path = if name.contains('/') { name.into() } else { program(name)? };
         let mut command = Command::new(program("setpriv")?);
         command.args(["--pdeathsig", "KILL", "--"]).arg(path).args(args);
-        command.stdin(Stdio::null()).stdout(file).stderr(both).process_group(0);
+        command.stdin(Stdio::piped()).stdout(file).stderr(both).process_group(0);
         let child = command.spawn().map_err(|e| Problem::broken(name, e))?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    /// The same for a program that starts others, which would outlive it.
+    pub(super) fn family(name: &str, args: &[String], log: &Path) -> Result<Self, Problem> {
+        // The shell's input ends with the stand-in, and with the shell all of its group.
+        let script = "{ \"$@\"; kill -KILL 0; } & cat >/dev/null; kill -KILL 0";
+        let mut all: Vec<String> = ["-c", script, "sh"].map(str::to_owned).into();
+        all.push(program(name)?.display().to_string());
+        all.extend_from_slice(args);
+        Self::start("sh", &all, log)
     }
 
     /// Tries `ready` until it says something, and gives up when the process ends.
