@@ -17,6 +17,19 @@ impl Inventory {
     pub fn host(&self, name: &str) -> Option<&LabHost> {
         self.hosts.iter().find(|host| host.name == name)
     }
+
+    /// The hosts that one of `words` is the name or a tag of, in the order of the file; all of them
+    /// without words.
+    ///
+    /// # Errors
+    /// The first word that is neither.
+    pub fn select(&self, words: &[String]) -> Result<Vec<&LabHost>, String> {
+        if let Some(word) = words.iter().find(|word| !self.hosts.iter().any(|host| host.is(word))) {
+            return Err(word.clone());
+        }
+        let chosen = |host: &&LabHost| words.is_empty() || words.iter().any(|word| host.is(word));
+        Ok(self.hosts.iter().filter(chosen).collect())
+    }
 }
 
 /// A bare-metal machine under test.
@@ -40,6 +53,13 @@ pub struct LabHost {
     pub reservation: Reservation,
     /// Deadlines.
     pub limits: Limits,
+}
+
+impl LabHost {
+    /// Whether `word` is its name or one of its tags.
+    pub fn is(&self, word: &str) -> bool {
+        self.name == word || self.tags.iter().any(|tag| tag == word)
+    }
 }
 
 /// How to log in to a host. kgate needs to be root there.

@@ -1,4 +1,4 @@
-//! YAML to validated scenarios, workloads, gate policies and waivers.
+//! YAML to validated scenarios, workloads, gate policies, waivers and inventories of labs.
 //!
 //! Nothing here reads a file: callers pass pairs of path and text, and get either validated values
 //! or [`Mistakes`], each with its line, column and source excerpt.
@@ -8,6 +8,7 @@ pub mod ops;
 pub mod schema;
 
 mod glob;
+mod inventory;
 mod library;
 mod mistake;
 mod pattern;
@@ -25,6 +26,7 @@ mod workload;
 mod yaml;
 
 pub use glob::Glob;
+pub use inventory::{Places, load as inventory};
 pub use kgate_model::plan::{Kind, Start, Tier};
 pub use kgate_model::sample::Better;
 pub use library::{Library, Selected};

@@ -1,6 +1,8 @@
 //! The files as they are written, before anything is checked that needs more than one value. The
 //! JSON Schemas that editors use are made from these types and their comments.
 
+mod inventory;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -22,6 +24,11 @@ use crate::texts::{
 };
 use crate::tiers::Settles;
 use crate::{Better, Kind, Start, Tier};
+
+pub(crate) use inventory::{
+    Boot, Console, Hook, Hooks, Host, Inventory, Power, PowerCommands, Pxe, Reservation, Secret,
+    Short, Sol, Ssh,
+};
 
 /// The keys of a step that say what it does: each step has exactly one.
 pub(crate) const VERBS: [&str; 5] = ["run", "background", "measure", "write", "sysctl"];

@@ -1,5 +1,6 @@
 //! What the files say, checked as a whole and turned into the validated types.
 
+mod inventory;
 mod waivers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +34,7 @@ use crate::workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};
 use crate::yaml::Span;
 use crate::{Kind, Start};
 
+pub(crate) use inventory::inventory;
 pub(crate) use waivers::waivers;
 
 /// Most items that a list or map of a file may have.

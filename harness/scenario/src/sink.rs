@@ -1,6 +1,6 @@
 //! Collects the mistakes of one file and shows each in its source line.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 
 use crate::mistake::{Mistake, nearest};
@@ -14,11 +14,24 @@ pub(crate) struct Sink<'a> {
     path: &'a Path,
     text: &'a str,
     mistakes: RefCell<Vec<Mistake>>,
+    /// What a message may show of a source line, of which so many characters come up to the mistake's
+    /// end.
+    mask: Cell<fn(&str, usize) -> String>,
 }
 
 impl<'a> Sink<'a> {
     pub(crate) fn new(path: &'a Path, text: &'a str) -> Self {
-        Self { path, text, mistakes: RefCell::new(Vec::new()) }
+        Self {
+            path,
+            text,
+            mistakes: RefCell::new(Vec::new()),
+            mask: Cell::new(|line, _| line.to_owned()),
+        }
+    }
+
+    /// From now on only what `mask` leaves of a source line is shown.
+    pub(crate) fn mask(&self, mask: fn(&str, usize) -> String) {
+        self.mask.set(mask);
     }
 
     /// Adds one.
@@ -27,14 +40,22 @@ impl<'a> Sink<'a> {
         if mistakes.len() >= MISTAKES_BOUND {
             return;
         }
-        let source_line = self.text.lines().nth(span.line - 1).unwrap_or_default();
+        let message = message.into();
+        // What several hosts have from one place is told once.
+        let known =
+            |m: &Mistake| (m.line, m.column) == (span.line, span.column) && m.message == message;
+        if mistakes.iter().any(known) {
+            return;
+        }
+        let line = self.text.lines().nth(span.line - 1).unwrap_or_default();
+        let line = line.trim_start_matches('\u{feff}').trim_end();
         mistakes.push(Mistake {
             path: PathBuf::from(self.path),
             line: span.line,
             column: span.column,
-            message: message.into(),
+            message,
             hint,
-            source_line: source_line.trim_start_matches('\u{feff}').trim_end().to_owned(),
+            source_line: (self.mask.get())(line, span.column - 1 + span.width),
             width: span.width,
         });
     }

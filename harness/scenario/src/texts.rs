@@ -304,6 +304,8 @@ macro_rules! names {
     };
 }
 
+pub(crate) mod inventory;
+
 /// Longest name, path or line, in bytes.
 const TEXT_BOUND: usize = 240;
 

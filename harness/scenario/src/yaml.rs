@@ -40,13 +40,13 @@ impl Span {
 }
 
 /// A value and its place.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) span: Span,
     pub(crate) value: Value,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Value {
     /// Nothing, `~` or `null`.
     Null,

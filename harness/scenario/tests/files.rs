@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kgate_scenario::{
-    Action, Better, FindingAction, Library, Percent, Policy, Probe, Reaction, Selected, SizeLimit,
-    Waivers, Workload,
+    Action, Better, FindingAction, Library, Percent, Places, Policy, Probe, Reaction, Selected,
+    SizeLimit, Waivers, Workload, inventory,
 };
 
 const NAT: &str = r"
@@ -248,18 +248,43 @@ fn the_reference_names_every_key_operation_and_unit() {
             _ => {}
         }
     }
-    let text = fs::read_to_string(root().join("docs/scenario.md")).unwrap();
-    let mut words = Vec::new();
-    kgate_scenario::schema::all().iter().for_each(|(_, schema)| keys(schema, &mut words));
-    assert!(words.len() > 60);
+    fn check(page: &str, words: &[String]) {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        // A key may stand in an inline example or after a dot: `baseline.kernel-args`.
+        let ends = |c: char| !(c.is_ascii_alphanumeric() || "-/%".contains(c));
+        let in_code: Vec<&str> = text.split(ends).collect();
+        let missing: Vec<&String> =
+            words.iter().filter(|word| !in_code.contains(&word.as_str())).collect();
+        assert!(missing.is_empty(), "{page} says nothing of {missing:?}");
+    }
+    let (mut words, mut of_labs) = (Vec::new(), Vec::new());
+    for (name, schema) in kgate_scenario::schema::all() {
+        keys(&schema, if name == "lab.schema.json" { &mut of_labs } else { &mut words });
+    }
+    assert!(words.len() > 60 && of_labs.len() > 60);
     words.extend(kgate_scenario::ops::OPS.iter().map(|op| op.name.to_owned()));
     words.extend(kgate_scenario::Unit::ALL.iter().map(|unit| unit.as_str().to_owned()));
-    // A key may stand in an inline example or after a dot: `baseline.kernel-args`.
-    let ends = |c: char| !(c.is_ascii_alphanumeric() || "-/%".contains(c));
-    let in_code: Vec<&str> = text.split(ends).collect();
-    let missing: Vec<&String> =
-        words.iter().filter(|word| !in_code.contains(&word.as_str())).collect();
-    assert!(missing.is_empty(), "docs/scenario.md says nothing of {missing:?}");
+    check("docs/scenario.md", &words);
+    check("docs/lab.md", &of_labs);
+}
+
+/// The example of the tests and those of the reference, which begin with the name of their file.
+#[test]
+fn examples_of_inventories_are_valid() {
+    let schema = fs::read_to_string(root().join("schemas/lab.schema.json")).unwrap();
+    let schema = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    let page = fs::read_to_string(root().join("docs/lab.md")).unwrap();
+    let blocks = page.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next());
+    let mut texts: Vec<&str> = blocks.filter(|block| block.starts_with("# lab.yaml")).collect();
+    assert!(texts.len() >= 2, "docs/lab.md has no whole examples");
+    texts.push(include_str!("lab.yaml"));
+    for text in texts {
+        let value: serde_json::Value = serde_yaml::from_str(text).unwrap();
+        let errors: Vec<String> = schema.iter_errors(&value).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?} in\n{text}");
+        let places = Places { directory: "/etc/kgate".into(), home: Some("/root".into()) };
+        inventory(Path::new("lab.yaml"), text, &places).unwrap_or_else(|m| panic!("{m}"));
+    }
 }
 
 /// The whole examples of the reference: blocks that begin with the path of their file.
