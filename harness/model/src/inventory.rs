@@ -318,8 +318,8 @@ impl Default for Limits {
     /// Those of a server whose firmware takes minutes.
     fn default() -> Self {
         Self {
-            boot: Duration::from_mins(10),
-            shutdown: Duration::from_mins(1),
+            boot: Duration::from_secs(600),
+            shutdown: Duration::from_secs(60),
             nmi: Duration::from_secs(30),
             bmc: Duration::from_secs(30),
         }

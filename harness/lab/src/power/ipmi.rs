@@ -1,0 +1,237 @@
+//! Power by IPMI, through `ipmitool`.
+
+use std::io;
+use std::rc::Rc;
+
+use async_trait::async_trait;
+use kgate_machine::process;
+use kgate_model::host::HostCommand;
+use kgate_model::inventory::Ipmi;
+use secrecy::ExposeSecret;
+
+use super::{Action, Bmc, Deadline, Firmware, Pauses, PowerError, PowerState, line};
+use crate::secret::Secrets;
+
+/// `ipmitool` with a BMC.
+pub(super) struct Ipmitool {
+    pub(super) at: Ipmi,
+    pub(super) secrets: Rc<dyn Secrets>,
+}
+
+/// What a complaint of `ipmitool -v` means. The first that occurs in it counts.
+const MEANINGS: &[(&str, Meaning)] = &[
+    ("password is longer", Meaning::Inventory),
+    ("invalid authentication algorithm", Meaning::Cipher),
+    ("invalid integrity algorithm", Meaning::Cipher),
+    ("no matching cipher suite", Meaning::Cipher),
+    ("Unsupported cipher suite", Meaning::Cipher),
+    ("HMAC is invalid", Meaning::Login),
+    ("unauthorized name", Meaning::Login),
+    ("unauthorized role", Meaning::Login),
+    ("Insufficient privilege", Meaning::Login),
+    ("Address lookup for", Meaning::Nobody),
+    ("Could not open socket", Meaning::Nobody),
+    ("Get Auth Capabilities error", Meaning::Nobody),
+    ("insufficient resources", Meaning::Busy),
+    ("Node busy", Meaning::Busy),
+    ("Timeout", Meaning::Busy),
+    ("Unable to establish", Meaning::Busy),
+    ("Invalid command", Meaning::Unsupported),
+    ("Command not supported", Meaning::Refused),
+    ("Invalid data field", Meaning::Unsupported),
+    ("Parameter not supported", Meaning::Unsupported),
+];
+
+/// Sorts of complaints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Inventory,
+    Cipher,
+    Login,
+    Nobody,
+    /// It may pass.
+    Busy,
+    Unsupported,
+    Refused,
+}
+
+/// What `ipmitool -v` says of everything.
+const NOISE: &[&str] = &[
+    "Loading IANA",
+    "Running Get",
+    "Invalid completion code received",
+    "Discovered",
+    "Get HPM.x",
+    "Unable to Get Channel Cipher Suites",
+];
+
+impl Ipmitool {
+    /// What it prints. What may pass is tried again while there is time.
+    async fn run(&self, words: &[&str], by: Deadline) -> Result<String, PowerError> {
+        let mut pauses = Pauses::new();
+        loop {
+            let (meaning, said) = match self.once(words, by).await? {
+                Ok(told) => return Ok(told),
+                Err(complaint) => complaint,
+            };
+            let again = matches!(meaning, Meaning::Busy | Meaning::Nobody);
+            if again && by.pause(&mut pauses).await {
+                continue;
+            }
+            return Err(match meaning {
+                Meaning::Inventory | Meaning::Cipher => PowerError::Controller(format!(
+                    "the BMC can't be logged in to as the inventory says: {said}"
+                )),
+                Meaning::Login => PowerError::Unauthorised(said),
+                Meaning::Nobody => PowerError::Unreachable(said),
+                Meaning::Unsupported => PowerError::Unsupported(format!("the BMC can't: {said}")),
+                Meaning::Busy | Meaning::Refused => PowerError::Refused(said),
+            });
+        }
+    }
+
+    async fn once(
+        &self,
+        words: &[&str],
+        by: Deadline,
+    ) -> Result<Result<String, (Meaning, String)>, PowerError> {
+        let password = self
+            .secrets
+            .get(&self.at.password)
+            .map_err(|error| PowerError::Controller(error.to_string()))?;
+        // It asks twice, waits for 1 s and 2 s, and counts a lost packet as nobody there.
+        let port = self.at.port.to_string();
+        let mut tool = HostCommand::new("ipmitool", by.left())
+            .args(["-I", "lanplus", "-v", "-E", "-N", "1", "-R", "2"])
+            .args(["-H", &self.at.address, "-p", &port, "-U", &self.at.user]);
+        if let Some(suite) = self.at.cipher_suite {
+            tool = tool.args(["-C".to_owned(), suite.to_string()]);
+        }
+        tool = tool.args(words.iter().copied());
+        // It reads either, and prefers what may be in the environment already.
+        for name in ["IPMITOOL_PASSWORD", "IPMI_PASSWORD"] {
+            tool.env.push((name.into(), password.expose_secret().into()));
+        }
+        let output = match process::output(&tool).await {
+            Ok(output) => output,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                return Err(PowerError::TimedOut(by.whole));
+            }
+            Err(error) => {
+                let text = format!("can't run ipmitool: {error}");
+                return Err(PowerError::Controller(text));
+            }
+        };
+        if output.code == Some(0) {
+            return Ok(Ok(String::from_utf8_lossy(&output.stdout).into_owned()));
+        }
+        Ok(Err(complaint(&String::from_utf8_lossy(&output.stderr))))
+    }
+
+    async fn boot_device(&self, by: Deadline) -> Result<BootDevice, PowerError> {
+        Ok(boot_device(&self.run(&["chassis", "bootparam", "get", "5"], by).await?))
+    }
+}
+
+/// What `ipmitool` means by what it says on its standard error.
+fn complaint(said: &str) -> (Meaning, String) {
+    let lines = said.lines().map(|line| line.trim_start_matches(['>', ' ']));
+    let lines: Vec<_> =
+        lines.filter(|line| !NOISE.iter().any(|noise| line.starts_with(noise))).collect();
+    let said = line(&lines.join("; "));
+    let meaning = MEANINGS.iter().find(|(words, _)| said.contains(words));
+    (meaning.map_or(Meaning::Refused, |(_, meaning)| *meaning), said)
+}
+
+/// What boot flags say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BootDevice {
+    NetworkOnce,
+    NetworkAlways,
+    /// The flags ask for it, and are marked as not valid: some forget the mark, others use it.
+    NetworkPerhaps,
+    Other,
+}
+
+fn boot_device(told: &str) -> BootDevice {
+    let says = |words: &str| told.contains(words);
+    match () {
+        () if !says("Force PXE") => BootDevice::Other,
+        () if says("all future boots") => BootDevice::NetworkAlways,
+        () if says("Boot Flag Invalid") => BootDevice::NetworkPerhaps,
+        () => BootDevice::NetworkOnce,
+    }
+}
+
+#[async_trait(?Send)]
+impl Bmc for Ipmitool {
+    async fn state(&self, by: Deadline) -> Result<PowerState, PowerError> {
+        let told = self.run(&["chassis", "power", "status"], by).await?;
+        Ok(match told.lines().find_map(|line| line.trim().strip_prefix("Chassis Power is ")) {
+            Some("on") => PowerState::On,
+            Some("off") => PowerState::Off,
+            _ => PowerState::Unknown,
+        })
+    }
+
+    async fn order(&self, action: Action, by: Deadline) -> Result<(), PowerError> {
+        let word = match action {
+            Action::On => "on",
+            Action::Off => "off",
+            Action::SoftOff => "soft",
+            Action::Reset => "reset",
+            Action::Cycle => "cycle",
+            Action::Nmi => "diag",
+        };
+        self.run(&["chassis", "power", word], by).await.map(drop)
+    }
+
+    async fn boot_from_network_once(
+        &self,
+        firmware: Firmware,
+        by: Deadline,
+    ) -> Result<(), PowerError> {
+        // Otherwise it forgets the order after a minute, when a server is still in its firmware.
+        match self.run(&["raw", "0x00", "0x08", "0x03", "0x08"], by).await {
+            Ok(_) | Err(PowerError::Refused(_) | PowerError::Unsupported(_)) => {}
+            Err(error) => return Err(error),
+        }
+        match firmware {
+            Firmware::Bios => self.run(&["chassis", "bootdev", "pxe"], by).await?,
+            Firmware::Uefi => {
+                self.run(&["chassis", "bootdev", "pxe", "options=efiboot"], by).await?
+            }
+        };
+        match self.boot_device(by).await? {
+            BootDevice::NetworkOnce | BootDevice::NetworkPerhaps => Ok(()),
+            BootDevice::NetworkAlways => {
+                self.run(&["chassis", "bootdev", "none"], by).await?;
+                let text = "it would boot from the network every time, not once; taken back";
+                Err(PowerError::Refused(text.to_owned()))
+            }
+            BootDevice::Other => {
+                let text = "it took the order to boot from the network, and doesn't tell it";
+                Err(PowerError::Refused(text.to_owned()))
+            }
+        }
+    }
+
+    async fn boots_from_network(&self, by: Deadline) -> Result<Option<bool>, PowerError> {
+        Ok(match self.boot_device(by).await? {
+            BootDevice::NetworkOnce | BootDevice::NetworkAlways => Some(true),
+            BootDevice::NetworkPerhaps => None,
+            BootDevice::Other => Some(false),
+        })
+    }
+
+    async fn boot_from_disk(&self, by: Deadline) -> Result<(), PowerError> {
+        self.run(&["chassis", "bootdev", "none"], by).await?;
+        match self.boot_device(by).await? {
+            BootDevice::Other => Ok(()),
+            _ => {
+                let text = "it still tells a boot from the network after that was taken back";
+                Err(PowerError::Refused(text.to_owned()))
+            }
+        }
+    }
+}
