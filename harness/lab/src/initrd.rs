@@ -1,0 +1,1 @@
+//! The initrd of a staged kernel.
