@@ -106,18 +106,23 @@ fn run(started: &mut Option<&'static Agent>) -> Result<(), String> {
 
 /// What isn't needed to say hello.
 fn complete() {
-    for &(kind, target, flags, options) in &SECOND {
+    expected(true);
+    let root = Path::new(CGROUPS);
+    let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    let offered: Vec<_> = offered.split_ascii_whitespace().collect();
+    cgroup::enable(root, &offered);
+    let _ = net::loopback();
+}
+
+/// Mounts and links that programs expect of a machine, control groups only where they are wanted.
+pub(crate) fn expected(cgroups: bool) {
+    for &(kind, target, flags, options) in SECOND.iter().filter(|m| cgroups || m.0 != "cgroup2") {
         let _ = mount_on(kind, target, flags, options);
     }
     let _ = rustix::fs::chmod("/dev/ptmx", Mode::from_raw_mode(0o666));
     for (target, link) in LINKS {
         let _ = symlink(target, link);
     }
-    let root = Path::new(CGROUPS);
-    let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-    let offered: Vec<_> = offered.split_ascii_whitespace().collect();
-    cgroup::enable(root, &offered);
-    let _ = net::loopback();
 }
 
 fn mount_on(

@@ -17,6 +17,7 @@
 //! on answering. It never returns from a failure as PID 1, because the kernel would panic and get
 //! the blame; it says what went wrong on the console and powers off.
 
+mod base;
 mod cgroup;
 mod channel;
 mod command;

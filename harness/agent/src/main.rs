@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use kgate_agent::Options;
 
-const USAGE: &str = "usage: kgate-agent --stdio [--without-cgroups]";
+const USAGE: &str =
+    "usage: kgate-agent --stdio [--without-cgroups] [--base DIRECTORY [--image DEVICE]]";
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -12,10 +13,21 @@ fn main() -> ExitCode {
     }
     let mut stdio = false;
     let mut options = Options::default();
-    for argument in std::env::args_os().skip(1) {
+    let mut arguments = std::env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--stdio") => stdio = true,
             Some("--without-cgroups") => options.without_cgroups = true,
+            Some("--base") => match arguments.next() {
+                Some(directory) => options.base = Some(directory.into()),
+                None => return usage(),
+            },
+            Some("--image") => {
+                match arguments.next().and_then(|device| device.into_string().ok()) {
+                    Some(device) => options.image = Some(device),
+                    None => return usage(),
+                }
+            }
             _ => return usage(),
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kgate_model::wire::{Root, Trouble};
@@ -26,16 +26,33 @@ const CARRIED: [&str; 5] = ["proc", "sys", "dev", "run", "tmp"];
 /// `modprobe` in a step finds those that belong to this kernel.
 const SHOWN: [&str; 2] = ["/kgate", "/lib/modules"];
 
+/// Opens a directory without looking into it.
+pub(crate) fn open_directory(path: &str) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// Makes `root` the root of this process and of every step, and gives a handle of the old one.
 pub(crate) fn change(root: &Root) -> Result<OwnedFd, Trouble> {
-    let open_directory = |path: &str| {
-        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    };
     let old = open_directory("/").map_err(|e| failed("open the initramfs", e))?;
     let shown: Vec<_> =
         SHOWN.into_iter().filter_map(|path| Some((path, open_directory(path).ok()?))).collect();
 
-    let stage = Path::new(STAGE);
+    let new = layered(root, Path::new(STAGE))?;
+    for name in CARRIED {
+        let target = new.join(name);
+        make(&target)?;
+        mount_move(Path::new("/").join(name), &target)
+            .map_err(|e| failed(format!("move /{name}"), e))?;
+    }
+    enter(&new)?;
+    for (path, source) in shown {
+        show(&source, path)?;
+    }
+    Ok(old)
+}
+
+/// Mounts `root` under a writable layer in memory, all below `stage`, and gives where.
+pub(crate) fn layered(root: &Root, stage: &Path) -> Result<PathBuf, Trouble> {
     let [image, memory, new] = ["image", "memory", "new"].map(|name| stage.join(name));
     for directory in [&image, &memory, &new] {
         make(directory)?;
@@ -59,29 +76,29 @@ pub(crate) fn change(root: &Root) -> Result<OwnedFd, Trouble> {
     let layers = std::ffi::CString::new(layers).unwrap_or_default();
     mount("overlay", &new, "overlay", MountFlags::empty(), layers.as_c_str())
         .map_err(|e| failed("mount the overlay", e))?;
-    for name in CARRIED {
-        let target = new.join(name);
-        make(&target)?;
-        mount_move(Path::new("/").join(name), &target)
-            .map_err(|e| failed(format!("move /{name}"), e))?;
-    }
+    Ok(new)
+}
+
+/// Makes the mount `new` the root of this process.
+pub(crate) fn enter(new: &Path) -> Result<(), Trouble> {
     let enter = || {
-        rustix::process::chdir(&new)?;
+        rustix::process::chdir(new)?;
         mount_move(".", "/")?;
         rustix::process::chroot(".")?;
         rustix::process::chdir("/")
     };
-    enter().map_err(|e| failed("enter the new root", e))?;
-    for (path, source) in shown {
-        use std::os::fd::AsRawFd;
-        make(Path::new(path))?;
-        mount_bind_recursive(format!("/proc/self/fd/{}", source.as_raw_fd()), path)
-            .map_err(|e| failed(format!("show {path} in the new root"), e))?;
-    }
-    Ok(old)
+    enter().map_err(|e| failed("enter the new root", e))
 }
 
-fn make(directory: &Path) -> Result<(), Trouble> {
+/// Makes a directory that was opened appear at `path`.
+pub(crate) fn show(source: &OwnedFd, path: &str) -> Result<(), Trouble> {
+    use std::os::fd::AsRawFd;
+    make(Path::new(path))?;
+    mount_bind_recursive(format!("/proc/self/fd/{}", source.as_raw_fd()), path)
+        .map_err(|e| failed(format!("show {path} in the new root"), e))
+}
+
+pub(crate) fn make(directory: &Path) -> Result<(), Trouble> {
     fs::create_dir_all(directory).map_err(|e| failed(format!("make {}", directory.display()), e))
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -24,7 +24,7 @@ use crate::outbox::Outbox;
 use crate::reaper::Reaper;
 use crate::state::Of;
 use crate::trouble::{failed, refused};
-use crate::{fresh, guest, kmsg, lock, processes, script, setup, state};
+use crate::{base, fresh, guest, kmsg, lock, processes, script, setup, state};
 
 /// Commands at one time.
 const COMMANDS: usize = 64;
@@ -51,7 +51,7 @@ pub(crate) struct Agent {
     command_gone: Condvar,
     /// PID 1 of a guest, not a process on a lab host.
     guest: bool,
-    /// The initramfs, from which modules are loaded also after the root was changed.
+    /// The initramfs, or the host's root, from which modules are loaded also after the root was changed.
     initramfs: OnceLock<OwnedFd>,
 }
 
@@ -72,10 +72,14 @@ impl Agent {
 }
 
 /// How to serve as a process on a lab host.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Don't use control groups even where the host has them.
     pub without_cgroups: bool,
+    /// Give the steps a root of their own, from `tree` below this directory.
+    pub base: Option<PathBuf>,
+    /// Its root is this block device with a squashfs.
+    pub image: Option<String>,
 }
 
 /// Serves on standard input and output until they end or [`Request::PowerOff`] comes, then ends
@@ -87,6 +91,10 @@ pub fn stdio(options: Options) -> Result<(), String> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| format!("open /dev/null: {e}"))?;
     reserve_samples_fd(&null);
+    // Before there is another thread, which would stay behind.
+    let image = options.image.as_deref();
+    let old = options.base.as_deref().map(|base| base::enter(base, image)).transpose();
+    let old = old.map_err(|trouble| trouble.message)?;
     let duplicate =
         |fd| rustix::io::fcntl_dupfd_cloexec(fd, 4).map_err(|e| format!("duplicate a stream: {e}"));
     let reader = duplicate(rustix::stdio::stdin())?;
@@ -100,6 +108,9 @@ pub fn stdio(options: Options) -> Result<(), String> {
     let groups = if options.without_cgroups { None } else { Groups::find_mount() };
     groups.as_deref().into_iter().for_each(Groups::sweep);
     let agent = Agent::new(false, groups.map(|mount| Groups::at(mount, &Groups::own_name())));
+    if let Some(old) = old {
+        let _ = agent.initramfs.set(old);
+    }
     let channel: &'static Channel = Box::leak(Box::new(Channel::new(reader, writer)));
     start(agent, channel)?;
     // At once: an agent that was left behind by another build may not understand the controller.

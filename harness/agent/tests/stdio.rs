@@ -589,6 +589,50 @@ fn arguments_that_are_none_are_answered_with_the_usage() {
             .unwrap();
         assert_eq!(output.status.code(), Some(2));
         let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(text, "usage: kgate-agent --stdio [--without-cgroups]\n");
+        assert_eq!(
+            text,
+            "usage: kgate-agent --stdio [--without-cgroups] [--base DIRECTORY [--image DEVICE]]\n"
+        );
     }
+}
+
+#[test]
+fn steps_on_a_host_get_the_root_of_a_guest() {
+    if !is_root() || !std::path::Path::new("/bin/busybox").exists() {
+        eprintln!("SKIP: a root of its own needs root and /bin/busybox");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    for part in ["bin", "kgate", "etc", "root"] {
+        std::fs::create_dir_all(tree.join(part)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", tree.join("bin/busybox")).unwrap();
+    std::os::unix::fs::symlink("/bin/busybox", tree.join("bin/sh")).unwrap();
+    std::fs::write(tree.join("kgate/ops"), "ops").unwrap();
+    let mut agent = Agent::ready(&["--base", dir.path().to_str().unwrap()]);
+    let outcome = agent.run(shell(
+        "PATH=/bin; busybox ls /; busybox cat /kgate/ops; echo; \
+         busybox readlink /proc/self/exe; echo x >/tmp/mine; busybox mkdir /mnt; \
+         busybox mount -t tmpfs t /mnt && busybox grep -c ' /mnt ' /proc/self/mounts",
+    ));
+    assert_eq!(outcome.stderr, "");
+    assert_eq!(
+        outcome.stdout,
+        "bin\ndev\netc\nkgate\nproc\nroot\nrun\nsys\ntmp\nops\n/bin/busybox\n1\n"
+    );
+    // Nothing of it is the host's.
+    assert!(!std::path::Path::new("/tmp/mine").exists());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(dir.path().to_str().unwrap()), "{mounts}");
+    // The host's files are where modules come from.
+    let paths = vec![format!("{}/tree/kgate/ops", dir.path().display())];
+    let trouble = agent.done(|id| Request::LoadModules { id, paths }).unwrap_err();
+    assert!(trouble.message.contains("load module"), "{trouble:?}");
+    assert_eq!(agent.end(), 0);
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
