@@ -21,6 +21,7 @@ mod peers;
 mod process;
 mod qmp;
 mod ssh;
+mod stage;
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
@@ -39,6 +40,7 @@ use console::Line;
 use machine::{Machine, Made, Parts};
 use peers::{Peers, Place};
 use ssh::Target;
+pub use stage::GrubFault;
 
 use crate::kernels;
 

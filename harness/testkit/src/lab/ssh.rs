@@ -32,19 +32,25 @@ impl Target<'_> {
         Ok(format!("[127.0.0.1]:{} {key}\n", self.port))
     }
 
-    /// Runs a shell command with this on its standard input.
+    /// What `ssh` is told before the command.
+    pub(super) fn options(&self, known_hosts: &Path) -> Vec<String> {
+        let file = format!("UserKnownHostsFile={}", known_hosts.display());
+        let (id, port) = (self.dir.join("id").display().to_string(), self.port.to_string());
+        [
+            "-F", "/dev/null", "-i", &id, "-p", &port, "-o", &file,
+            "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
+            "-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=3", "root@127.0.0.1",
+        ]
+        .map(str::to_owned)
+        .into()
+    }
+
+    /// Runs a shell command.
     pub(super) fn command(&self, shell: &str, within: Duration) -> Result<HostOutput, Problem> {
         let known = tempfile::NamedTempFile::new().map_err(|e| Problem::broken("known_hosts", e))?;
         write(known.path(), 0o600, self.known_host()?.as_bytes())?;
-        let file = format!("UserKnownHostsFile={}", known.path().display());
-        let id = self.dir.join("id").display().to_string();
-        let port = self.port.to_string();
-        let options = [
-            "-F", "/dev/null", "-i", &id, "-p", &port, "-o", &file,
-            "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
-            "-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=3", "root@127.0.0.1", shell,
-        ];
-        let command = HostCommand::new(program("ssh")?, within).args(options);
+        let command = HostCommand::new(program("ssh")?, within);
+        let command = command.args(self.options(known.path())).arg(shell);
         TestHost.run(&command).map_err(|e| Problem::broken("ssh", e))
     }
 
