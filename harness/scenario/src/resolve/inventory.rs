@@ -21,9 +21,9 @@ use crate::yaml::Span;
 /// Port of IPMI.
 const IPMI: u16 = 623;
 /// Time limit of a hook.
-const HOOK: Duration = Duration::from_mins(5);
+const HOOK: Duration = Duration::from_secs(300);
 /// Silence of kgate after which a host goes back to production.
-const GUARD: Duration = Duration::from_mins(10);
+const GUARD: Duration = Duration::from_secs(600);
 /// The least of that: a host takes its time to come up.
 const LEAST_GUARD: Duration = Duration::from_secs(5);
 
