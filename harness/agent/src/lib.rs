@@ -11,6 +11,8 @@
 //! - one writer owns the outgoing side of the channel (`outbox`);
 //! - the kernel log and the heartbeat have their own threads.
 //!
+//! [`guard`] is another program of a lab host's: it reboots one that was left.
+//!
 //! In a guest that nobody talks to, `script` carries out what the emulator hands over instead.
 //!
 //! The agent is built to outlive hostile steps: whatever they write, fork, fill or kill, PID 1 goes
@@ -22,6 +24,7 @@ mod cgroup;
 mod channel;
 mod command;
 mod fresh;
+mod guard;
 mod guest;
 mod kmsg;
 mod net;
@@ -38,6 +41,7 @@ mod spawn;
 mod state;
 mod trouble;
 
+pub use guard::guard;
 pub use guest::init;
 pub use serve::{Options, stdio};
 

@@ -7,14 +7,27 @@
 //!   disarms;
 //! - what was armed is gone when the armed kernel starts.
 
+mod grub;
+mod kexec;
+pub(crate) mod pxe;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kgate_model::inventory::LabHost;
+use kgate_model::inventory::{BootMethod, LabHost};
 
 use crate::host::HostFacts;
 use crate::power::{Power, PowerError};
-use crate::ssh::{Ssh, SshError};
+use crate::ssh::{Ssh, SshError, quote};
 use crate::stage::Staged;
+
+/// A question takes no longer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+/// Word on the command line that names a single boot.
+pub(crate) const BOOT: &str = "kgate.boot";
+/// Where programs are that a login by SSH may not find.
+const PATH: &str = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin";
 
 /// Why a kernel can't be chosen. Never the fault of the kernel under test.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +60,29 @@ pub struct Production {
     pub version: String,
     /// How it is known to be the default, for a person.
     pub proof: String,
+    /// What the host asserts again before it arms.
+    assertions: Vec<Assertion>,
+}
+
+/// A shell condition, and what is wrong when it doesn't hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Assertion {
+    holds: String,
+    otherwise: String,
+}
+
+impl Assertion {
+    fn new(holds: String, otherwise: &str) -> Self {
+        Self { holds, otherwise: otherwise.into() }
+    }
+}
+
+/// What a host does to boot another kernel once, as shell.
+struct Armament {
+    assertions: Vec<Assertion>,
+    arm: String,
+    disarm: String,
+    reboot: String,
 }
 
 /// What chooses the kernel of a host's next boot.
@@ -72,8 +108,40 @@ impl<'a> Selector<'a> {
         facts: &HostFacts,
         power: Option<&dyn Power>,
     ) -> Result<Production, SelectError> {
-        let _ = (ssh, facts, power, self.host);
-        Ok(Production::default())
+        let identity = &facts.identity;
+        if identity.command_line.contains(&format!("{BOOT}=")) {
+            return Err(SelectError::NotSafe(format!(
+                "{} runs, a kernel under test and not production: `kgate lab recover {}`",
+                identity.release, self.host.name
+            )));
+        }
+        if network_once(power).await? {
+            return Err(SelectError::NotSafe(format!(
+                "the BMC is told to boot from the network next: `kgate lab recover {}`",
+                self.host.name
+            )));
+        }
+        let mut production = match &self.host.boot.method {
+            BootMethod::Grub { production, .. } => {
+                grub::production(ssh, facts, production.as_deref()).await?
+            }
+            BootMethod::Kexec => kexec::production(ssh).await?,
+            BootMethod::Pxe { .. } => Production {
+                proof: "the firmware boots it; from the network only when the BMC is told so"
+                    .into(),
+                ..Production::default()
+            },
+        };
+        production.release.clone_from(&identity.release);
+        production.version.clone_from(&identity.version);
+        production.assertions.push(Assertion::new(
+            format!(
+                "[ \"$(cat /proc/sys/kernel/random/boot_id)\" = {} ]",
+                quote(&identity.boot_id)
+            ),
+            "another kernel was booted meanwhile",
+        ));
+        Ok(production)
     }
 
     /// Arms `staged` for one boot, which is marked by `kgate.boot=BOOT` on its command line, and
@@ -91,8 +159,28 @@ impl<'a> Selector<'a> {
         boot: &str,
         shutdown: Duration,
     ) -> Result<(), SelectError> {
-        let _ = (ssh, power, production, staged, boot, shutdown);
-        Ok(())
+        let command_line = format!("{} {BOOT}={boot}", staged.command_line);
+        let mut armament = match &self.host.boot.method {
+            BootMethod::Grub { .. } => grub::armament(ssh, staged, &command_line).await?,
+            BootMethod::Kexec => kexec::armament(staged, &command_line),
+            BootMethod::Pxe { directory, script, url } => {
+                let power = power.ok_or_else(without_power)?;
+                pxe::offer(directory, script, url, &self.host.name, staged, &command_line)?;
+                power.boot_from_network_once().await?;
+                Armament {
+                    assertions: Vec::new(),
+                    arm: ":".into(),
+                    disarm: ":".into(),
+                    reboot: "reboot".into(),
+                }
+            }
+        };
+        armament.assertions.splice(0..0, production.assertions.iter().cloned());
+        let begun = begin(ssh, &armament, shutdown).await;
+        if matches!(begun, Err(SelectError::NotSafe(_))) {
+            self.started(power).await?;
+        }
+        begun
     }
 
     /// Whether something of kgate's is armed, as far as the running system tells.
@@ -105,8 +193,14 @@ impl<'a> Selector<'a> {
         facts: &HostFacts,
         power: Option<&dyn Power>,
     ) -> Result<Option<String>, SelectError> {
-        let _ = (ssh, facts, power);
-        Ok(None)
+        if network_once(power).await? {
+            return Ok(Some("a boot from the network".into()));
+        }
+        match &self.host.boot.method {
+            BootMethod::Grub { .. } => grub::armed(ssh, facts).await,
+            BootMethod::Kexec => kexec::armed(ssh).await,
+            BootMethod::Pxe { .. } => Ok(None),
+        }
     }
 
     /// Takes back what is armed. Nothing armed is no error.
@@ -119,18 +213,52 @@ impl<'a> Selector<'a> {
         facts: &HostFacts,
         power: Option<&dyn Power>,
     ) -> Result<(), SelectError> {
-        let _ = (ssh, facts, power);
-        Ok(())
+        self.started(power).await?;
+        match &self.host.boot.method {
+            BootMethod::Grub { .. } => grub::disarm(ssh, facts).await,
+            BootMethod::Kexec => kexec::disarm(ssh).await,
+            BootMethod::Pxe { .. } => Ok(()),
+        }
     }
 
-    /// What the controller itself has to do when the booted kernel is known to have started, such as
-    /// offering it no more.
+    /// What the controller itself has to do when the booted kernel is known to have started, or when a
+    /// host is to be left alone: it offers no kernel any more. Nothing is done where hosts boot from
+    /// their own disks.
     ///
     /// # Errors
     /// See [`SelectError`].
     pub async fn started(&self, power: Option<&dyn Power>) -> Result<(), SelectError> {
-        let _ = power;
+        let BootMethod::Pxe { directory, script, .. } = &self.host.boot.method else {
+            return Ok(());
+        };
+        pxe::withdraw(directory, script)?;
+        if network_once(power).await?
+            && let Some(power) = power
+        {
+            power.boot_from_disk().await?;
+        }
         Ok(())
+    }
+
+    /// Directory of the host where image and initrd of a role go; `None` when the controller offers them.
+    pub(crate) fn images(&self, facts: &HostFacts) -> Result<Option<PathBuf>, SelectError> {
+        match &self.host.boot.method {
+            BootMethod::Grub { .. } => Ok(Some(grub::images(facts)?)),
+            BootMethod::Kexec => Ok(Some(self.host.boot.directory.join("images"))),
+            BootMethod::Pxe { .. } => Ok(None),
+        }
+    }
+
+    /// Takes away what was written for the boot loader or the network.
+    pub(crate) async fn clean(&self, ssh: &Ssh, facts: &HostFacts) -> Result<(), SelectError> {
+        match &self.host.boot.method {
+            BootMethod::Grub { .. } => grub::clean(ssh, facts).await,
+            BootMethod::Kexec => Ok(()),
+            BootMethod::Pxe { directory, script, .. } => {
+                pxe::withdraw(directory, script)?;
+                pxe::clean(directory, &self.host.name)
+            }
+        }
     }
 }
 
@@ -139,6 +267,81 @@ impl<'a> Selector<'a> {
 /// # Errors
 /// See [`SshError`].
 pub async fn reboot(ssh: &Ssh, within: Duration) -> Result<(), SshError> {
-    let _ = (ssh, within);
-    Ok(())
+    let script = format!(
+        "{PATH}\n(trap '' HUP TERM; sync; sleep 1; reboot || {{ echo s; echo b; }} >/proc/sysrq-trigger) \
+         </dev/null >/dev/null 2>&1 &"
+    );
+    ssh.ask("rebooting", &script, within).await.map(drop)
+}
+
+pub(crate) fn without_power() -> SelectError {
+    SelectError::Refused(
+        "a boot from the network takes a BMC that can be told so: `power` is missing".into(),
+    )
+}
+
+/// Whether the BMC is told to boot from the network next; not when it can't tell.
+async fn network_once(power: Option<&dyn Power>) -> Result<bool, SelectError> {
+    let Some(power) = power else { return Ok(false) };
+    match power.boots_from_network().await {
+        Ok(once) => Ok(once == Some(true)),
+        Err(PowerError::Unsupported(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Has the host assert, arm and reboot, by a script that goes on whatever becomes of the connection.
+async fn begin(ssh: &Ssh, armament: &Armament, shutdown: Duration) -> Result<(), SelectError> {
+    let output = ssh.ask("arming", &script(armament, shutdown), ANSWER).await?;
+    match output.lines().last() {
+        Some("armed") => Ok(()),
+        Some(why) => Err(SelectError::NotSafe(why.to_owned())),
+        None => Err(SshError::Silent(ANSWER).into()),
+    }
+}
+
+/// The script of [`begin`]: its last line is `armed`, or why it did not arm.
+fn script(armament: &Armament, shutdown: Duration) -> String {
+    let Armament { assertions, arm, disarm, reboot } = armament;
+    let mut asserted = String::new();
+    for Assertion { holds, otherwise } in assertions {
+        let _ = writeln!(asserted, "{holds} || {{ say {}; exit 1; }}", quote(otherwise));
+    }
+    let shutdown = shutdown.as_secs().max(1);
+    let detached = format!(
+        "{PATH}
+say() {{ echo \"$*\" >>/run/kgate/boot.log; }}
+disarm() {{
+{disarm}
+sync
+}}
+# The connection ends, and a shutdown begins by asking everybody to end.
+trap '' HUP TERM PIPE
+{asserted}{{
+{arm}
+}} || {{ disarm; say 'it could not be armed'; exit 1; }}
+sync
+say armed
+sleep 1
+{reboot}
+sleep {shutdown}
+disarm
+"
+    );
+    format!(
+        "umask 077; mkdir -p /run/kgate || exit; rm -f /run/kgate/boot.log
+cat >/run/kgate/boot.sh <<'KGATE-END'
+{detached}KGATE-END
+{PATH}
+setsid sh /run/kgate/boot.sh </dev/null >/dev/null 2>&1 &
+n=0
+until [ -s /run/kgate/boot.log ] || [ $n = 200 ]; do sleep 0.1; n=$((n + 1)); done
+cat /run/kgate/boot.log"
+    )
+}
+
+/// Condition that a file of the host is what it was.
+fn unchanged(path: &Path, sha256: &str) -> String {
+    let path = quote(&path.to_string_lossy());
+    format!("case $(sha256sum <{path}) in {sha256}*) ;; *) false ;; esac")
 }

@@ -18,7 +18,7 @@ use kgate_model::inventory::{self, HostKey};
 use openssh::{ChildStdin, ChildStdout, Session, Stdio};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -32,6 +32,9 @@ const KEPT: usize = 1 << 20;
 const COMPLAINT: usize = 16 << 10;
 /// Bytes of a host's words that an error repeats.
 const QUOTED: usize = 400;
+/// Has a script carried out that comes by standard input, since some servers take no long command. All
+/// of it is read before any of it is carried out, so what it starts finds an empty input.
+const SCRIPT: &str = r#"sh -c 'eval "$(cat)"'"#;
 /// A directory without a lock is a left-over when it is older than this.
 const MAKING: Duration = Duration::from_secs(600);
 
@@ -163,9 +166,7 @@ impl Ssh {
     /// # Errors
     /// [`SshError::Silent`] after `within`, [`SshError::Broken`]; never for an exit code.
     pub async fn run(&self, script: &str, within: Duration) -> Result<Output, SshError> {
-        // By standard input: some servers take no long command. All of it is read before any of it is
-        // carried out, so what it starts finds an empty input.
-        self.carry_out(r#"sh -c 'eval "$(cat)"'"#, script.as_bytes(), KEPT, within).await
+        self.carry_out(SCRIPT, script.as_bytes(), KEPT, within).await
     }
 
     /// As [`Self::run`], and gives what it printed, as text without white space at its ends. `what` is
@@ -195,8 +196,7 @@ impl Ssh {
         limit: usize,
         within: Duration,
     ) -> Result<Vec<u8>, SshError> {
-        let command = r#"sh -c 'eval "$(cat)"'"#;
-        let output = self.carry_out(command, script.as_bytes(), limit, within).await?;
+        let output = self.carry_out(SCRIPT, script.as_bytes(), limit, within).await?;
         succeeded(what, &output)?;
         Ok(output.stdout)
     }
@@ -232,6 +232,22 @@ impl Ssh {
         ));
         let output = self.carry_out(&command, bytes, KEPT, within).await?;
         succeeded(&format!("writing {}", path.display()), &output)
+    }
+
+    /// As [`Self::ask`], with something to read for the script.
+    ///
+    /// # Errors
+    /// As of [`Self::ask`].
+    pub async fn feed(
+        &self,
+        what: &str,
+        script: &str,
+        input: impl AsyncRead + Unpin,
+        within: Duration,
+    ) -> Result<String, SshError> {
+        let output = self.carry_out(&shell(script), input, KEPT, within).await?;
+        succeeded(what, &output)?;
+        Ok(output.text())
     }
 
     /// Starts a command and gives its standard input and output.
@@ -273,7 +289,7 @@ impl Ssh {
     async fn carry_out(
         &self,
         command: &str,
-        input: &[u8],
+        mut input: impl AsyncRead + Unpin,
         limit: usize,
         within: Duration,
     ) -> Result<Output, SshError> {
@@ -286,7 +302,7 @@ impl Ssh {
             let write = async {
                 if let Some(mut stdin) = streams.0 {
                     // A command that doesn't read to the end says itself why.
-                    let _ = stdin.write_all(input).await;
+                    let _ = tokio::io::copy(&mut input, &mut stdin).await;
                 }
             };
             let ((), stdout, stderr) =
