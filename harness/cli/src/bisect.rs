@@ -19,7 +19,7 @@ use kgate_kernel::Kernel;
 use kgate_model::journal::{Entry, RunRecord};
 use kgate_model::outcome::Role;
 use kgate_release::bisect::{Answer, Certainty, Ending, Graph, Search, Sightings};
-use kgate_runner::{History, Inputs, RunDir, RunEnd};
+use kgate_runner::{History, Inputs, Placement, RunDir, RunEnd};
 use tokio::sync::watch;
 
 use self::failure::{Seen, Symptom};
@@ -517,7 +517,8 @@ impl<'a> Bisect<'a> {
         remove(path)?;
         let library = self.setup.library()?;
         let inputs = self.inputs(boots);
-        let prepared = Prepared { inputs, library, kernels, tier: None };
+        let prepared =
+            Prepared { inputs, library, kernels, tier: None, placement: Placement::default() };
         let plan = prepared.plan(1);
         let Prepared { inputs, library, kernels, .. } = prepared;
         let pool = self.machines.pool(self.context, &library, kernels, &plan).await?;

@@ -134,7 +134,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use kgate_model::kernel::KernelRecord;
-    use kgate_runner::{Capabilities, make_plan};
+    use kgate_runner::{Capabilities, Placement, make_plan};
     use kgate_scenario::{Library, Waivers, Workload};
 
     use super::*;
@@ -179,7 +179,8 @@ mod tests {
             waivers: Waivers::default(),
             workload,
         };
-        let plan = make_plan(&inputs, kernel("6.1.1"), kernel("6.1.2"), &Able, 1);
+        let plan =
+            make_plan(&inputs, kernel("6.1.1"), kernel("6.1.2"), &Able, &Placement::default(), 1);
         lines(&plan, &inputs, history).join("\n")
     }
 
@@ -203,6 +204,7 @@ mod tests {
             baseline: kernel("6.1.1"),
             candidate: kernel("6.1.2"),
             tier: None,
+            lab: None,
             partitions: 1,
             boots: Vec::new(),
         }

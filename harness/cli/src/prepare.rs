@@ -9,7 +9,7 @@ use kgate_release::change::Bound;
 use kgate_release::tier::Facts;
 use kgate_release::words::grouped;
 use kgate_release::{CommitDelta, Relation};
-use kgate_runner::{Capabilities, Inputs, make_plan};
+use kgate_runner::{Capabilities, Inputs, Placement, make_plan};
 use kgate_scenario::{Glob, Policy, Waivers};
 
 use crate::args::changes::ChangeArgs;
@@ -30,6 +30,8 @@ pub(crate) struct Prepared {
     pub(crate) kernels: BTreeMap<Role, Kernel>,
     /// How much of the workload is tried, where that was asked for.
     pub(crate) tier: Option<TierChoice>,
+    /// What of it runs on lab hosts.
+    pub(crate) placement: Placement,
 }
 
 impl Prepared {
@@ -58,7 +60,7 @@ impl Prepared {
             kernel.origin.reference = reference.seen_from(&here).to_string();
         }
         let tier = tier(context, &mut inputs, &kernels, subjects);
-        Ok(Self { inputs, library, kernels, tier })
+        Ok(Self { inputs, library, kernels, tier, placement: Placement::default() })
     }
 
     /// What tier the candidate is by itself and by the policy, whether it is applied or not.
@@ -70,7 +72,14 @@ impl Prepared {
     pub(crate) fn plan(&self, partitions: u32) -> Plan {
         let record = |role| self.kernels[&role].record();
         let (baseline, candidate) = (record(Role::Baseline), record(Role::Candidate));
-        let plan = make_plan(&self.inputs, baseline, candidate, &Known(&self.kernels), partitions);
+        let plan = make_plan(
+            &self.inputs,
+            baseline,
+            candidate,
+            &Known(&self.kernels),
+            &self.placement,
+            partitions,
+        );
         Plan { tier: self.tier.clone(), ..plan }
     }
 }

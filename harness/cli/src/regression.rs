@@ -470,6 +470,7 @@ mod tests {
             baseline: kernel(baseline.0, baseline.1),
             candidate: kernel(candidate.0, candidate.1),
             tier: None,
+            lab: None,
             partitions: 1,
             boots: Vec::new(),
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::Role;
-use kgate_runner::{Capabilities, Inputs, RunDir, make_plan};
+use kgate_runner::{Capabilities, Inputs, Placement, RunDir, make_plan};
 use kgate_scenario::{Library, Waivers, Workload};
 use kgate_testkit::kernels;
 use support::{kgate, run};
@@ -334,7 +334,8 @@ fn planned(path: &Path, boots: u32) {
         image_sha256: "0".repeat(64),
         package_sha256: None,
     };
-    let plan = make_plan(&inputs, kernel("6.1.170"), kernel("6.1.192"), &All, 1);
+    let plan =
+        make_plan(&inputs, kernel("6.1.170"), kernel("6.1.192"), &All, &Placement::default(), 1);
     RunDir::create(path, plan, inputs).unwrap();
 }
 

@@ -49,7 +49,8 @@ pub struct BootRequest {
     /// Where the records of `/dev/kmsg` are written. Without it the boot is nobody's evidence: the
     /// machine may leave out what only tells more precisely how it ended.
     pub kernel_log: Option<PathBuf>,
-    /// The agent must have answered after this time.
+    /// The agent must have answered after this time. On a lab host its own limits hold instead, which its
+    /// pool keeps: nobody else ends such a boot before the run's end.
     pub deadline: Duration,
 }
 
@@ -89,6 +90,12 @@ pub trait Pool {
     /// is for a person; empty when there is nothing to tell.
     async fn finish(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The lab hosts that this pool has used so far, by name, and what each is in; `None` for one that is
+    /// verified to be back on production. Asked before and after [`Self::finish`].
+    fn hosts(&self) -> BTreeMap<String, Option<String>> {
+        BTreeMap::new()
     }
 
     /// Boots a machine, or takes one that was booted from exactly the same by an earlier run, and
@@ -249,6 +256,13 @@ pub trait Machine {
     /// Makes a machine that no longer answers say where its CPUs are: NMI or sysrq backtraces,
     /// memory and task state. They appear on the console; what is returned is that part of it.
     async fn diagnose(&mut self) -> Vec<u8>;
+
+    /// Whose fault it is that the machine was lost, where that is known only afterwards: the kernel of a lab
+    /// host is at fault only if the host then answers on production. Asked once, of a machine that is lost,
+    /// with what it looks like; takes as long as it takes to find out.
+    async fn blame(&mut self, fault: Fault) -> Fault {
+        fault
+    }
 
     /// Ends the machine in an orderly way if it still answers, by force otherwise, and waits until
     /// its console is written.

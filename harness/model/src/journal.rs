@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Finding;
+use crate::inventory::Conditions;
 use crate::outcome::{Fault, Outcome, Role, Subtest};
 use crate::plan::{Plan, PlannedBoot, PlannedTrial};
 use crate::sample::Samples;
@@ -63,6 +64,9 @@ pub enum Event {
         /// When it was booted, in milliseconds since the Unix epoch, where an earlier run did that and
         /// its template was kept.
         kept_since: Option<u64>,
+        /// What of a lab host's state changes what it measures.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        conditions: Option<Conditions>,
     },
     /// The machine is gone.
     BootEnded {
@@ -132,6 +136,20 @@ pub enum Event {
         log: Option<String>,
         /// Diagnosis of the trial's own machine when it hung, relative to the run directory.
         diagnosis: Option<String>,
+    },
+    /// Nothing runs any more, and lab hosts are brought back to production, which takes minutes.
+    HostsReturning {
+        /// Their names.
+        hosts: Vec<String>,
+        /// The caller wanted the run to end.
+        interrupted: bool,
+    },
+    /// The run is done with a lab host.
+    HostReturned {
+        /// The host's name.
+        host: String,
+        /// What it was left in; `None` when it was verified to be back on production.
+        left: Option<String>,
     },
     /// Something a person should know that is no outcome.
     Note {
@@ -221,6 +239,8 @@ pub struct BootRecord {
     pub self_check: Option<Result<(), String>>,
     /// It ended and none of its trials is open.
     pub finished: bool,
+    /// State of the lab host, of each attempt that got ready and told it.
+    pub conditions: Vec<Conditions>,
     /// Consoles, one per attempt, relative to the run directory.
     pub consoles: Vec<String>,
     /// Diagnoses of hung machines, relative to the run directory.
@@ -238,6 +258,9 @@ pub struct RunRecord {
     pub boots: Vec<BootRecord>,
     /// Trials in the order of the plan.
     pub trials: Vec<TrialRecord>,
+    /// The lab hosts that the run is done with, and what each was left in; `None` when it was verified
+    /// to be back on production.
+    pub hosts: BTreeMap<String, Option<String>>,
     /// Notes, in order, each once.
     pub notes: Vec<String>,
     /// Time spent, in milliseconds: from each start of the run to its last event, added up.
@@ -263,6 +286,7 @@ impl RunRecord {
             facts: BTreeMap::new(),
             boots,
             trials,
+            hosts: BTreeMap::new(),
             notes: Vec::new(),
             wall_ms: 0,
             started_at: None,
@@ -300,6 +324,7 @@ impl RunRecord {
                 self.stopped = None;
             }
             Event::RunEnded { stopped } => self.stopped = stopped,
+            Event::HostReturned { host, left } => drop(self.hosts.insert(host, left)),
             Event::Note { text } => {
                 if !self.notes.contains(&text) {
                     self.notes.push(text);
@@ -315,8 +340,9 @@ impl RunRecord {
                 boot.attempts += 1;
                 boot.fault = None;
             }
-            Event::BootReady { boot, identity, ready_ms, state, .. } => {
+            Event::BootReady { boot, identity, ready_ms, state, conditions, .. } => {
                 let Some(boot) = boot_at.get(&boot).map(|&at| &mut self.boots[at]) else { return };
+                boot.conditions.extend(conditions);
                 boot.identity = Some(identity);
                 boot.ready_ms.push(ready_ms);
                 boot.after_boot.get_or_insert(state);
@@ -356,7 +382,7 @@ impl RunRecord {
                 trial.findings.clear();
                 trial.outcome = None;
             }
-            Event::StepStarted { .. } => {}
+            Event::StepStarted { .. } | Event::HostsReturning { .. } => {}
             Event::Measured { trial, samples } => {
                 let Some(&at) = trial_at.get(&trial) else { return };
                 let all = &mut self.trials[at].samples;
@@ -403,6 +429,7 @@ impl BootRecord {
             faults: Vec::new(),
             self_check: None,
             finished: false,
+            conditions: Vec::new(),
             consoles: Vec::new(),
             diagnoses: Vec::new(),
         }

@@ -6,7 +6,7 @@ use crate::kernel::KernelRecord;
 use crate::outcome::{Outcome, Role};
 
 /// Version of the plan's and the journal's format.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// The kind of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -212,6 +212,9 @@ pub struct Plan {
     /// How much of the workload is tried; all of it when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<TierChoice>,
+    /// The inventory of the lab hosts that boots name, as the run was given it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab: Option<String>,
     /// Partitions that the plan is cut into.
     pub partitions: u32,
     /// The boots, in the order in which they are to start: roles interleaved.
@@ -225,6 +228,17 @@ impl Plan {
             Role::Baseline => &self.baseline,
             Role::Candidate => &self.candidate,
         }
+    }
+
+    /// The lab hosts that boots name, each once, in the order of the plan.
+    pub fn hosts(&self) -> Vec<&str> {
+        let mut hosts: Vec<&str> = Vec::new();
+        for host in self.boots.iter().filter_map(|boot| boot.host.as_deref()) {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        hosts
     }
 
     /// Every trial with its boot, in the order of the plan.

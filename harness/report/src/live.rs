@@ -120,6 +120,20 @@ fn line(event: &Event, known: &mut Known) -> Option<Line> {
             };
             (label, color, format!("{count} {trial}, {time}{why}"))
         }
+        Event::HostsReturning { hosts, interrupted } => {
+            let again = match interrupted {
+                true => "; Ctrl-C again leaves that to `kgate lab recover`",
+                false => "",
+            };
+            let text = format!("bringing {} back to production{again}", hosts.join(", "));
+            ("returning", Yellow, text)
+        }
+        Event::HostReturned { host, left: None } => {
+            ("returned", Cyan, format!("{host} is back on production"))
+        }
+        Event::HostReturned { host, left: Some(left) } => {
+            ("LEFT", Red, format!("{host} is not back on production: {left}"))
+        }
         Event::Note { text } => ("note", Yellow, text.clone()),
         Event::RunEnded { stopped: Some(fault) } => ("stopped", Red, fault.to_string()),
         Event::RunEnded { stopped: None } => ("done", Cyan, String::new()),
@@ -291,6 +305,7 @@ impl Observer for Progress {
         let stays = match &entry.event {
             Event::TrialEnded { outcome, .. } => outcome.cause().is_some(),
             Event::BootEnded { .. } | Event::Finding { .. } | Event::Note { .. } => true,
+            Event::HostsReturning { .. } | Event::HostReturned { left: Some(_), .. } => true,
             _ => false,
         };
         if let Some(line) = line.filter(|_| stays) {

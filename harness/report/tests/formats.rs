@@ -547,6 +547,7 @@ fn each_clone_has_a_line_while_it_runs() {
             ready_ms: 1500,
             state: KernelState::default(),
             kept_since: Some(7),
+            conditions: None,
         },
         started("integration/nat"),
         started("subsystem/futex"),

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use kgate_model::journal::{Entry, Event};
 use kgate_model::outcome::Outcome;
-use kgate_runner::{Journal, RunDir, make_plan};
+use kgate_runner::{Journal, Placement, RunDir, make_plan};
 use support::{Lacking, inputs, kernel};
 
 /// 100 scenarios in 5 boots of each role.
@@ -33,14 +33,28 @@ fn plan(criterion: &mut Criterion) {
     criterion.bench_function("plan 100 scenarios x 5 boots", |bencher| {
         bencher.iter(|| {
             let inputs = black_box(&inputs);
-            make_plan(inputs, kernel("6.1.1"), kernel("6.1.2"), &Lacking::default(), 4)
+            make_plan(
+                inputs,
+                kernel("6.1.1"),
+                kernel("6.1.2"),
+                &Lacking::default(),
+                &Placement::default(),
+                4,
+            )
         });
     });
 }
 
 fn journal(criterion: &mut Criterion) {
     let inputs = hundred();
-    let plan = make_plan(&inputs, kernel("6.1.1"), kernel("6.1.2"), &Lacking::default(), 1);
+    let plan = make_plan(
+        &inputs,
+        kernel("6.1.1"),
+        kernel("6.1.2"),
+        &Lacking::default(),
+        &Placement::default(),
+        1,
+    );
     let temp = tempfile::tempdir().unwrap();
     let dir = RunDir::create(&temp.path().join("run"), plan, inputs).unwrap();
     let mut journal = Journal::open(&dir).unwrap();

@@ -238,7 +238,7 @@ impl Attempt<'_, '_> {
             Event::BootEnded { boot, attempt, fault, state, console, diagnosis }
         };
         let limit = request.deadline + START_GRACE;
-        if matches!(boot.start, Start::Warm | Start::Exact) {
+        if boot.host.is_none() && matches!(boot.start, Start::Warm | Start::Exact) {
             let made = timeout(limit, self.template(boot, &request)).await;
             let error = match made {
                 Ok(Made::None) if boot.start == Start::Exact => {
@@ -268,8 +268,13 @@ impl Attempt<'_, '_> {
             }
         }
         let started = Instant::now();
-        let booted = timeout(limit, context.pool.boot(&request)).await;
-        let mut machine = match booted.unwrap_or_else(|_| Err(late())) {
+        let boot_it = context.pool.boot(&request);
+        let booted = match boot.host {
+            // A server takes its own time, which its pool knows.
+            Some(_) => boot_it.await,
+            None => timeout(limit, boot_it).await.unwrap_or_else(|_| Err(late())),
+        };
+        let mut machine = match booted {
             Ok(machine) => machine,
             Err(error) => {
                 let (fault, diagnosis) = self.not_ready(error)?;
@@ -286,7 +291,10 @@ impl Attempt<'_, '_> {
             drop(machine);
             vitals.console.closed(DRAIN).await;
         } else {
-            let _ = timeout(STOP, machine.stop()).await;
+            match boot.host {
+                Some(_) => machine.stop().await,
+                None => drop(timeout(STOP, machine.stop()).await),
+            }
             vitals.console.settle().await;
             self.emit_findings(&vitals, None, None)?;
         }
@@ -326,6 +334,7 @@ impl Attempt<'_, '_> {
             ready_ms,
             state: state.clone(),
             kept_since: None,
+            conditions: machine.conditions().cloned(),
         })?;
         context.sync()?;
         let mut clean = true;
@@ -385,6 +394,7 @@ impl Attempt<'_, '_> {
             ready_ms: millis(template.ready()),
             state: template.state().clone(),
             kept_since: since.map(millis),
+            conditions: None,
         })?;
         for finding in template.findings() {
             self.emit_finding(None, finding.clone())?;

@@ -23,6 +23,6 @@ pub use exact::{Profiled, ProfiledOperation, profile};
 pub use history::{History, Scatter};
 pub use lines::{Lines, whole_lines};
 pub use merge::{MergeError, merge};
-pub use plan::{Capabilities, Inputs, differences, make_plan};
+pub use plan::{Capabilities, Inputs, Placement, differences, make_plan};
 pub use run::{Controller, RunEnd, RunError, run};
 pub use rundir::{Journal, RunDir, RunDirError, trial_log};

@@ -225,6 +225,7 @@ impl<'a> Own<'a> {
             ready_ms: own.ready_ms,
             state: state.clone(),
             kept_since: None,
+            conditions: machine.conditions().cloned(),
         })
     }
 

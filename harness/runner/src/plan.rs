@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role};
 use kgate_model::plan::{FORMAT, Kind, MachineShape, Plan, PlannedBoot, PlannedTrial, Start};
-use kgate_scenario::{Policy, Requires, Scenario, Selected, Waivers, Workload};
+use kgate_scenario::{Glob, Policy, Requires, Scenario, Selected, Waivers, Workload};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -44,6 +44,27 @@ fn union<T: Clone + PartialEq>(first: &[T], second: &[T]) -> Vec<T> {
     all
 }
 
+/// What runs on lab hosts. By default nothing does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Names of the hosts; without any, everything runs in guests.
+    pub hosts: Vec<String>,
+    /// Over ids: which scenarios run there; all when empty. Exact ones never do.
+    pub scenarios: Vec<Glob>,
+    /// The inventory that has the hosts.
+    pub inventory: Option<String>,
+}
+
+impl Placement {
+    /// Whether a scenario runs on lab hosts.
+    pub fn takes(&self, scenario: &Scenario) -> bool {
+        let named = |glob: &Glob| glob.matches(scenario.id.as_str());
+        !self.hosts.is_empty()
+            && scenario.boot != Start::Exact
+            && (self.scenarios.is_empty() || self.scenarios.iter().any(named))
+    }
+}
+
 /// What the two kernels can do, as far as is known without booting them.
 pub trait Capabilities {
     /// Value of a configuration option named without `CONFIG_`; `n` when it isn't set, `None` when
@@ -61,24 +82,35 @@ pub trait Capabilities {
 /// boot in common, but for cold ones. Performance scenarios get boots of their own, beside which
 /// nothing else runs. The boots of one number and image, of both roles, are in one partition.
 ///
+/// What `placement` takes runs on lab hosts, which boot one kernel after the other: there all scenarios of
+/// an image have a boot in common, those that measure first, but for cold ones. Replicates go round the
+/// hosts, both roles of one on the same; on each host, roles alternate over the replicates that it has. A
+/// host belongs to one partition.
+///
 /// `partitions` below 1 counts as 1.
 pub fn make_plan(
     inputs: &Inputs,
     baseline: KernelRecord,
     candidate: KernelRecord,
     capabilities: &dyn Capabilities,
+    placement: &Placement,
     partitions: u32,
 ) -> Plan {
     let decided: Vec<[Option<Outcome>; 2]> =
         inputs.selected.iter().map(|s| decide(inputs, s, capabilities)).collect();
     let numbers = inputs.selected.iter().map(|s| replicates(inputs, s)).max().unwrap_or_default();
     let mut boots = Vec::new();
+    let mut rounds = Rounds::new(inputs, placement);
     for number in 1..=numbers {
-        for (group, members) in groups(inputs, number) {
-            let order = if number % 2 == 1 { [0, 1] } else { [1, 0] };
+        for (group, members) in groups(inputs, placement, number) {
+            let (host, turn) = match members.first() {
+                Some(&first) if group.lab => rounds.next(first, number),
+                _ => (None, number),
+            };
+            let order = if turn % 2 == 1 { [0, 1] } else { [1, 0] };
             for at in order {
                 let role = Role::ALL[at];
-                let id = group.boot_id(role, number);
+                let id = group.boot_id(role, number, host);
                 let undecided = members.iter().filter(|&&member| decided[member][at].is_none());
                 let modules = undecided
                     .map(|&member| inputs.requires(&inputs.selected[member].scenario).modules)
@@ -112,7 +144,7 @@ pub fn make_plan(
                     modules: modules.unwrap_or_default(),
                     start: group.start,
                     exclusive: group.exclusive,
-                    host: None,
+                    host: host.map(str::to_owned),
                     partition: 1,
                     id,
                 });
@@ -127,6 +159,7 @@ pub fn make_plan(
         baseline,
         candidate,
         tier: None,
+        lab: placement.inventory.clone(),
         partitions: partitions.max(1),
         boots,
     }
@@ -143,7 +176,7 @@ fn replicates(inputs: &Inputs, selected: &Selected) -> u32 {
 /// The seed of a boot: no two boots of one run have the same, so that two equal kernels differ by as
 /// much as chance makes them.
 fn seed(inputs: &Inputs, group: Group<'_>, role: Role, number: u32) -> u64 {
-    derived(inputs.policy.exact.seed, &group.boot_id(role, number))
+    derived(inputs.policy.exact.seed, &group.boot_id(role, number, None))
 }
 
 /// A number that follows from another and from what it is for.
@@ -152,9 +185,40 @@ pub(crate) fn derived(from: u64, what: &str) -> u64 {
     u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| bytes[at]))
 }
 
+/// Which lab host is next, for each group.
+struct Rounds<'a> {
+    hosts: &'a [String],
+    /// Members of each group that runs there.
+    groups: Vec<Vec<usize>>,
+    /// Replicates so far, by group and host.
+    turns: BTreeMap<(usize, usize), u32>,
+}
+
+impl<'a> Rounds<'a> {
+    fn new(inputs: &Inputs, placement: &'a Placement) -> Self {
+        // Whatever is in a later replicate is in the first.
+        let groups = groups(inputs, placement, 1).into_iter().filter(|(group, _)| group.lab);
+        let groups = groups.map(|(_, members)| members).collect();
+        Self { hosts: &placement.hosts, groups, turns: BTreeMap::new() }
+    }
+
+    /// The host of this replicate of the group that has this member, and how many of the group's
+    /// replicates the host has with it. Each group begins with another host.
+    fn next(&mut self, member: usize, number: u32) -> (Option<&'a str>, u32) {
+        let of = |members: &Vec<usize>| members.contains(&member);
+        let group = self.groups.iter().position(of).unwrap_or_default();
+        let at = (number as usize - 1 + group) % self.hosts.len();
+        let turn = self.turns.entry((group, at)).or_default();
+        *turn += 1;
+        (Some(&self.hosts[at]), *turn)
+    }
+}
+
 /// What the scenarios of one boot have in common.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Group<'a> {
+    /// On lab hosts.
+    lab: bool,
     exclusive: bool,
     start: Start,
     image: &'a str,
@@ -165,9 +229,10 @@ struct Group<'a> {
 
 impl Group<'_> {
     /// Parts that aren't always there follow a `+`, which no name holds.
-    fn boot_id(self, role: Role, number: u32) -> String {
+    fn boot_id(self, role: Role, number: u32, host: Option<&str>) -> String {
         let network = if self.network { "+network" } else { "" };
         let start = match self.alone {
+            None if self.lab => String::new(),
             _ if self.start == Start::Warm => String::new(),
             Some((name, 0)) => format!("+cold-{name}"),
             Some((name, before)) => format!("+cold-{name}+{}", before + 1),
@@ -176,13 +241,18 @@ impl Group<'_> {
             None => format!("+{}", self.start.as_str()),
         };
         let exclusive = if self.exclusive { "+exclusive" } else { "" };
-        format!("{role}-{number}-{}{network}{start}{exclusive}", self.image)
+        let host = host.map(|host| format!("+on-{host}")).unwrap_or_default();
+        format!("{role}-{number}-{}{network}{start}{exclusive}{host}", self.image)
     }
 }
 
 /// The groups of one number with the indices of their scenarios: those that may run beside others
 /// first, then in the order in which their first scenario was selected.
-fn groups(inputs: &Inputs, number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
+fn groups<'a>(
+    inputs: &'a Inputs,
+    placement: &Placement,
+    number: u32,
+) -> Vec<(Group<'a>, Vec<usize>)> {
     let mut groups: Vec<(Group<'_>, Vec<usize>)> = Vec::new();
     for (at, Selected { scenario, .. }) in
         inputs.selected.iter().enumerate().filter(|(_, s)| replicates(inputs, s) >= number)
@@ -192,12 +262,14 @@ fn groups(inputs: &Inputs, number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
             let named = |(group, _): &&(Group<'_>, _)| group.alone.is_some_and(|(n, _)| n == name);
             (name, groups.iter().filter(named).count())
         });
+        let lab = placement.takes(scenario);
         let group = Group {
-            // What counts instructions doesn't mind how long they take.
-            exclusive: scenario.kind == Kind::Performance && scenario.boot != Start::Exact,
-            start: scenario.boot,
+            lab,
+            // What counts instructions doesn't mind how long they take; a lab host is alone anyway.
+            exclusive: scenario.kind == Kind::Performance && scenario.boot != Start::Exact && !lab,
+            start: if lab && alone.is_none() { Start::Shared } else { scenario.boot },
             image: &scenario.image,
-            network: scenario.network,
+            network: scenario.network && !lab,
             alone,
         };
         match groups.iter_mut().find(|(known, _)| *known == group) {
@@ -206,6 +278,10 @@ fn groups(inputs: &Inputs, number: u32) -> Vec<(Group<'_>, Vec<usize>)> {
         }
     }
     groups.sort_by_key(|(group, _)| group.exclusive);
+    for (_, members) in groups.iter_mut().filter(|(group, _)| group.lab) {
+        // What is measured is not to tell of what ran before.
+        members.sort_by_key(|&at| inputs.selected[at].scenario.kind != Kind::Performance);
+    }
     groups
 }
 
@@ -276,14 +352,22 @@ fn lacking(requires: &Requires, role: Role, capabilities: &dyn Capabilities) -> 
 
 /// A boot costs about as much as two trials.
 const BOOT_WEIGHT: usize = 2;
+/// One of a lab host, and the way back to production, takes minutes.
+const LAB_BOOT_WEIGHT: usize = 40;
 
-/// Deals boots to partitions, the heaviest units first, each to the partition with the least.
+/// Deals boots to partitions, the heaviest units first, each to the partition with the least. All of a
+/// lab host are in one, so that no two processes want the same host.
 fn deal(boots: &mut [PlannedBoot], partitions: u32) {
+    let unit = |boot: &PlannedBoot| match &boot.host {
+        Some(host) => (0, host.clone()),
+        None => (boot.number, boot.image.clone()),
+    };
     let mut units: BTreeMap<(u32, String), usize> = BTreeMap::new();
     for boot in boots.iter() {
         let open = boot.trials.iter().filter(|trial| trial.decided.is_none()).count();
-        let weight = if open > 0 { open + BOOT_WEIGHT } else { 0 };
-        *units.entry((boot.number, boot.image.clone())).or_default() += weight;
+        let start = if boot.host.is_some() { LAB_BOOT_WEIGHT } else { BOOT_WEIGHT };
+        let weight = if open > 0 { open + start } else { 0 };
+        *units.entry(unit(boot)).or_default() += weight;
     }
     let mut heaviest: Vec<_> = units.iter().collect();
     heaviest.sort_by_key(|(_, weight)| std::cmp::Reverse(**weight));
@@ -295,7 +379,7 @@ fn deal(boots: &mut [PlannedBoot], partitions: u32) {
         partition_of.insert(unit.clone(), least.1);
     }
     for boot in boots {
-        boot.partition = partition_of[&(boot.number, boot.image.clone())];
+        boot.partition = partition_of[&unit(boot)];
     }
 }
 

@@ -77,7 +77,8 @@ impl Controller for () {
 /// runtime with I/O and time.
 ///
 /// Every event goes to the journal, then to `observer`. When `cancel` is ready everything is ended at
-/// once; trials that were running stay open. The same holds when the run's own deadline comes, and
+/// once; trials that were running stay open. However the run ends, the pool then gets the time that it
+/// takes to give back what it holds. The same holds when the run's own deadline comes, and
 /// when the journal can't be written any more. `history` only tells what to begin with; `controller` is
 /// asked for its facts at the beginning and for its notes at the end.
 ///
@@ -124,6 +125,17 @@ pub async fn run(
         Ok(()) => carry_out(&context, &jobs, history, cancel).await,
         Err(Stop(fault)) => RunEnd::Stopped(fault),
     };
+    let hosts: Vec<String> = pool.hosts().into_keys().collect();
+    if !hosts.is_empty() {
+        let interrupted = end == RunEnd::Interrupted;
+        let _ = context.emit(Event::HostsReturning { hosts, interrupted });
+    }
+    for text in pool.finish().await {
+        let _ = context.emit(Event::Note { text });
+    }
+    for (host, left) in pool.hosts() {
+        let _ = context.emit(Event::HostReturned { host, left });
+    }
     // What carries the machines may have been settled only by the first boot.
     for (name, value) in pool.facts() {
         if facts.get(&name) != Some(&value) {

@@ -418,8 +418,8 @@ mod tests {
     use kgate_scenario::{Policy, Waivers, Workload};
 
     use super::*;
-    use crate::plan::make_plan;
     use crate::plan::tests::Unknown;
+    use crate::plan::{Placement, make_plan};
 
     fn kernel(release: &str) -> KernelRecord {
         KernelRecord {
@@ -441,13 +441,21 @@ mod tests {
             machine: kgate_scenario::MachineSpec::default(),
             requires: kgate_scenario::Requires::default(),
             scenarios: Vec::new(),
+            lab: None,
             policy: policy.clone(),
         };
         Inputs { workload, policy, selected: Vec::new(), waivers: Waivers::default() }
     }
 
     fn create(path: &Path) -> Result<RunDir, RunDirError> {
-        let plan = make_plan(&inputs(), kernel("6.1.1"), kernel("6.1.2"), &Unknown, 1);
+        let plan = make_plan(
+            &inputs(),
+            kernel("6.1.1"),
+            kernel("6.1.2"),
+            &Unknown,
+            &Placement::default(),
+            1,
+        );
         RunDir::create(path, plan, inputs())
     }
 
@@ -507,7 +515,7 @@ mod tests {
         fs::write(path.join(POLICY), "{ \"boots\": \"many\" }").unwrap();
         insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @r#"DIR/run/inputs/policy.json:1: the run directory is damaged: invalid type: string "many", expected u32 at line 1 column 17; what it knew is lost, start a new run"#);
         fs::write(path.join(PLAN), "{ \"format\": 9, \"kgate\": \"3.0.0\" }").unwrap();
-        insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @"DIR/run was written in format 9 by kgate 3.0.0; this program reads format 3");
+        insta::assert_snapshot!(message(&RunDir::open(&path).unwrap_err(), &temp), @"DIR/run was written in format 9 by kgate 3.0.0; this program reads format 4");
     }
 
     #[test]

@@ -3,9 +3,12 @@
 //! What belongs to a lower replicate comes first; in it templates before what uses them, then what is
 //! expected to take longest. Trials and boots that both roles have follow each other, and which role
 //! is first turns around. What must be alone comes last, in the order of the plan.
+//!
+//! Lab hosts are apart from all that: each boots what is planned for it in the order of the plan, one
+//! after the other, beside the other hosts and whatever guests run.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use kgate_model::outcome::Role;
 use kgate_model::plan::{MachineShape, PlannedBoot, PlannedTrial, Start};
@@ -66,10 +69,20 @@ impl Entry<'_> {
     }
 }
 
+/// The boots of a lab host.
+#[derive(Debug, Default)]
+struct Host {
+    waiting: VecDeque<Unit>,
+    running: Option<Unit>,
+}
+
 /// Everything that is still to start or runs, in the order in which it is to start.
 #[derive(Debug)]
 pub(crate) struct Schedule<'a> {
+    hosts: BTreeMap<&'a str, Host>,
+    /// Of guests.
     entries: Vec<Entry<'a>>,
+    /// Guests.
     running: usize,
     /// Something would have started, had there been room.
     short_of_room: bool,
@@ -98,10 +111,15 @@ impl<'a> Schedule<'a> {
         'a: 't,
     {
         let mut alone = Vec::new();
+        let mut hosts: BTreeMap<&str, Host> = BTreeMap::new();
         // By replicate; then in the order of the plan, found by what both roles have in common.
         let mut replicates: BTreeMap<u32, (Vec<Pair<'a>>, BTreeMap<_, usize>)> = BTreeMap::new();
         for (at, (boot, open)) in boots.into_iter().enumerate() {
             let entry = |unit, state, clone| Entry { unit, state, boot, clone };
+            if let Some(host) = &boot.host {
+                hosts.entry(host).or_default().waiting.push_back(Unit::Boot(at));
+                continue;
+            }
             if boot.exclusive {
                 alone.push(entry(Unit::Boot(at), State::Waiting, false));
                 continue;
@@ -143,16 +161,21 @@ impl<'a> Schedule<'a> {
             }
         }
         entries.extend(alone);
-        Self { entries, running: 0, short_of_room: false }
+        Self { hosts, entries, running: 0, short_of_room: false }
     }
 
     /// What starts now, if anything does: then it counts as running. When nothing runs and something
-    /// is left, something starts.
+    /// is left, something starts. Only guests need room.
     pub(crate) fn next(
         &mut self,
         mut has_room: impl FnMut(&MachineShape, bool) -> bool,
     ) -> Option<Unit> {
         self.short_of_room = false;
+        let free = |host: &&mut Host| host.running.is_none() && !host.waiting.is_empty();
+        if let Some(host) = self.hosts.values_mut().find(free) {
+            host.running = host.waiting.pop_front();
+            return host.running;
+        }
         let mut refused: Vec<usize> = Vec::new();
         let mut found = None;
         for (at, entry) in self.entries.iter().enumerate() {
@@ -208,6 +231,11 @@ impl<'a> Schedule<'a> {
 
     /// What was running has ended. With a boot end those of its trials that weren't released.
     pub(crate) fn ended(&mut self, unit: Unit) {
+        let on = |host: &&mut Host| host.running == Some(unit);
+        if let Some(host) = self.hosts.values_mut().find(on) {
+            host.running = None;
+            return;
+        }
         self.running -= 1;
         let over = |entry: &Entry<'_>| {
             entry.unit == unit
@@ -245,10 +273,14 @@ mod tests {
 
     use super::*;
     use crate::plan::tests::Unknown;
-    use crate::plan::{Inputs, make_plan};
+    use crate::plan::{Inputs, Placement, make_plan};
 
-    /// The boots of a plan over scenarios with these keys.
+    /// The boots of a plan over scenarios with these keys, in guests.
     fn boots(scenarios: &[(&str, &str)], number: u32) -> Vec<PlannedBoot> {
+        placed(scenarios, number, &Placement::default())
+    }
+
+    fn placed(scenarios: &[(&str, &str)], number: u32, placement: &Placement) -> Vec<PlannedBoot> {
         let files = scenarios.iter().map(|(id, keys)| {
             let (kind, _) = id.split_once('/').unwrap();
             let steps = if kind == "performance" { "measure: pipe" } else { "run: x" };
@@ -273,7 +305,7 @@ mod tests {
             image_sha256: String::new(),
             package_sha256: None,
         };
-        make_plan(&inputs, kernel.clone(), kernel, &Unknown, 1).boots
+        make_plan(&inputs, kernel.clone(), kernel, &Unknown, placement, 1).boots
     }
 
     /// What starts when, where there is room for so many units at once and each ends after all that
@@ -287,7 +319,10 @@ mod tests {
         let mut running = std::collections::VecDeque::new();
         let mut text = String::new();
         loop {
-            while let Some(unit) = schedule.next(|_, _| running.len() < room) {
+            let of_guests = |running: &std::collections::VecDeque<Unit>| {
+                running.iter().filter(|unit| boots[unit.boot()].host.is_none()).count()
+            };
+            while let Some(unit) = schedule.next(|_, _| of_guests(&running) < room) {
                 let name = match unit {
                     Unit::Boot(at) => boots[at].id.clone(),
                     Unit::Trial(at, trial) => format!("  {}", boots[at].trials[trial].id),
@@ -303,6 +338,7 @@ mod tests {
             schedule.ended(unit);
         }
         assert!(schedule.entries.is_empty(), "all was started");
+        assert!(schedule.hosts.values().all(|host| host.waiting.is_empty()));
         text
     }
 
@@ -328,6 +364,19 @@ mod tests {
         // What isn't known may be long.
         let known = [("integration/a", 100)];
         insta::assert_snapshot!(order(&boots(&SCENARIOS[..3], 1), &known, 1, false));
+    }
+
+    #[test]
+    fn hosts_neither_wait_for_room_nor_for_guests_that_are_alone() {
+        let placement = Placement {
+            hosts: vec!["east".into(), "west".into()],
+            scenarios: vec![kgate_scenario::Glob::new("subsystem/*")],
+            ..Placement::default()
+        };
+        let scenarios = [("subsystem/a", ""), ("performance/p", ""), ("integration/i", "")];
+        let boots = placed(&scenarios, 3, &placement);
+        // Not even room for one guest beside another; each unit ends after those that started before.
+        insta::assert_snapshot!(order(&boots, &[], 1, true));
     }
 
     #[test]

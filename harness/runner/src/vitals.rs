@@ -114,8 +114,14 @@ impl Vitals {
     }
 
     /// Finds out why a machine was lost. Takes a few seconds at most, and [`DIAGNOSE`] for one that
-    /// hangs.
+    /// hangs; on a lab host as long as that takes to be back on production.
     pub(crate) async fn explain(&self, lost: Lost, machine: &mut dyn Machine) -> Loss {
+        let Loss { fault, diagnosis, findings } = self.look_into(lost, machine).await;
+        Loss { fault: machine.blame(fault).await, diagnosis, findings }
+    }
+
+    /// What it looks like from here.
+    async fn look_into(&self, lost: Lost, machine: &mut dyn Machine) -> Loss {
         let lost = match lost {
             Lost::Closed(why) => {
                 let reason = async {

@@ -7,15 +7,15 @@ use std::fmt::Write;
 
 use kgate_model::outcome::Role;
 use kgate_model::plan::{Kind, Plan};
-use kgate_runner::{Inputs, differences, make_plan};
+use kgate_runner::{Inputs, Placement, differences, make_plan};
 use proptest::prelude::*;
-use support::{Lacking, inputs, kernel, say};
+use support::{Lacking, inputs, kernel, on, say};
 
 const MEASURE: &str = "steps:\n  - measure: getppid\n";
 const RUN: &str = "steps:\n  - run: 'true'\n";
 
 fn plan(inputs: &Inputs, lacking: &Lacking, partitions: u32) -> Plan {
-    make_plan(inputs, kernel("6.1.1"), kernel("6.1.2"), lacking, partitions)
+    make_plan(inputs, kernel("6.1.1"), kernel("6.1.2"), lacking, &Placement::default(), partitions)
 }
 
 fn text(plan: &Plan) -> String {
@@ -78,6 +78,91 @@ fn requirements_are_decided_from_what_both_kernels_have() {
         "requires: { config: [ONLY_BASELINE] }\nscenarios: ['**']\npolicy: { boots: 1 }\n";
     let plan = plan(&inputs(&scenarios[..1], workload), &lacking(), 1);
     insta::assert_snapshot!(text(&plan));
+}
+
+fn on_hosts(inputs: &Inputs, placement: &Placement, partitions: u32) -> Plan {
+    let (baseline, candidate) = (kernel("6.1.1"), kernel("6.1.2"));
+    make_plan(inputs, baseline, candidate, &Lacking::default(), placement, partitions)
+}
+
+/// What each host boots, in order: the roles of each group with their replicates.
+fn walks(plan: &Plan) -> String {
+    let mut text = String::new();
+    for host in plan.hosts() {
+        let boots = plan.boots.iter().filter(|boot| boot.host.as_deref() == Some(host));
+        let boots: Vec<String> = boots
+            .map(|boot| {
+                let scenarios: Vec<&str> =
+                    boot.trials.iter().map(|t| t.scenario.rsplit('/').next().unwrap()).collect();
+                let role = if boot.role == Role::Baseline { "A" } else { "B" };
+                format!("{role}{} {}", boot.number, scenarios.join("+"))
+            })
+            .collect();
+        writeln!(text, "{host}: {}", boots.join(", ")).unwrap();
+    }
+    for boot in plan.boots.iter().filter(|boot| boot.host.is_none()) {
+        writeln!(text, "guest {}", boot.id).unwrap();
+    }
+    text
+}
+
+#[test]
+fn replicates_go_round_the_hosts_and_roles_alternate_on_each() {
+    let scenarios = [
+        ("subsystem/a", RUN),
+        ("performance/m", MEASURE),
+        ("subsystem/cold", "boot: cold\nsteps:\n  - run: 'true'\n"),
+        ("performance/exact", "boot: exact\nsteps:\n  - measure: getppid\n"),
+    ];
+    let workload = "scenarios: [subsystem/a, performance/m: { boots: 8 }, subsystem/cold, \
+        performance/exact]\npolicy: { boots: 2 }\n";
+    let inputs = inputs(&scenarios, workload);
+    let both = on_hosts(&inputs, &on(&["east", "west"], &[]), 1);
+    insta::assert_snapshot!(walks(&both), @"
+    east: A1 m+a, B1 m+a, A2 cold, B2 cold, B3 m, A3 m, A5 m, B5 m, B7 m, A7 m
+    west: A1 cold, B1 cold, A2 m+a, B2 m+a, B4 m, A4 m, A6 m, B6 m, B8 m, A8 m
+    guest baseline-1-base+exact
+    guest candidate-1-base+exact
+    guest candidate-2-base+exact
+    guest baseline-2-base+exact
+    ");
+    assert_eq!(both.boots[0].id, "baseline-1-base+on-east");
+    assert_eq!(both.lab.as_deref(), Some("lab.yaml"));
+    // What the workload names runs there, the rest in guests.
+    let one = on_hosts(&inputs, &on(&["east"], &["performance/*"]), 1);
+    insta::assert_snapshot!(walks(&one), @"
+    east: A1 m, B1 m, B2 m, A2 m, A3 m, B3 m, B4 m, A4 m, A5 m, B5 m, B6 m, A6 m, A7 m, B7 m, B8 m, A8 m
+    guest baseline-1-base
+    guest candidate-1-base
+    guest baseline-1-base+cold-cold
+    guest candidate-1-base+cold-cold
+    guest baseline-1-base+exact
+    guest candidate-1-base+exact
+    guest candidate-2-base
+    guest baseline-2-base
+    guest candidate-2-base+cold-cold
+    guest baseline-2-base+cold-cold
+    guest candidate-2-base+exact
+    guest baseline-2-base+exact
+    ");
+}
+
+#[test]
+fn a_host_belongs_to_one_partition() {
+    let inputs = inputs(
+        &[("subsystem/a", RUN), ("subsystem/guest", RUN)],
+        "scenarios: ['**']\npolicy: { boots: 6 }\n",
+    );
+    let plan = on_hosts(&inputs, &on(&["east", "west"], &["subsystem/a"]), 3);
+    let mut of: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+    for boot in &plan.boots {
+        of.entry(boot.host.as_deref().unwrap_or("guests")).or_default().insert(boot.partition);
+    }
+    let of: Vec<_> = of.into_iter().map(|(host, parts)| format!("{host} in {parts:?}")).collect();
+    assert_eq!(of, ["east in {1}", "guests in {3}", "west in {2}"]);
+    let mut elsewhere = plan.clone();
+    elsewhere.boots[0].host = Some("north".into());
+    assert_eq!(differences(&plan, &elsewhere), ["the boot baseline-1-base+on-east"]);
 }
 
 #[test]
@@ -149,7 +234,7 @@ proptest! {
     fn every_plan_is_whole_and_fair(sketches in sketches(), partitions in 1..6_u32) {
         let inputs = sketched(&sketches);
         let plan = plan(&inputs, &Lacking::default(), partitions);
-        prop_assert_eq!(&plan, &make_plan(&inputs, kernel("6.1.1"), kernel("6.1.2"), &Lacking::default(), partitions));
+        prop_assert_eq!(&plan, &make_plan(&inputs, kernel("6.1.1"), kernel("6.1.2"), &Lacking::default(), &Placement::default(), partitions));
 
         let boots: BTreeSet<_> = plan.boots.iter().map(|boot| &boot.id).collect();
         prop_assert_eq!(boots.len(), plan.boots.len());

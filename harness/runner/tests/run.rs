@@ -9,9 +9,9 @@ use kgate_machine::Pool as _;
 use kgate_machine::{BootError, End};
 use kgate_model::journal::Event;
 use kgate_model::outcome::{Blame, Fault, FaultKind, Outcome};
-use kgate_runner::{History, RunDir, RunEnd, RunError, make_plan, merge, run};
+use kgate_runner::{History, Placement, RunDir, RunEnd, RunError, make_plan, merge, run};
 use kgate_testkit::local::LocalPool;
-use support::{Bench, Lacking, OOPS, PANIC, WARNING, first_step, inputs, kernel, say};
+use support::{Bench, Lacking, OOPS, PANIC, WARNING, first_step, inputs, kernel, on, say};
 
 #[test]
 #[ignore = "started by the local pool"]
@@ -80,6 +80,67 @@ async fn boots_run_beside_each_other_but_not_beside_an_exclusive_one() {
     assert_eq!(beside, [1; 6]);
     assert_eq!(bench.pool.most_at_once(), 2);
     assert!(bench.record().trials.iter().all(|trial| trial.outcome == Some(Outcome::Passed)));
+}
+
+#[tokio::test]
+async fn hosts_and_guests_work_beside_each_other_and_hosts_are_given_back() {
+    let scenarios = [
+        ("subsystem/a", "steps:\n  - run: sleep 0.2\n"),
+        (
+            "performance/p",
+            "steps:\n  - run: sleep 0.2; echo x=1\n    metrics: { x: { pattern: 'x=(.)', unit: s, \
+             better: lower } }\n",
+        ),
+    ];
+    let inputs = inputs(&scenarios, "scenarios: ['**']\npolicy: { boots: 3 }\n");
+    let placement = on(&["east", "west"], &["subsystem/*"]);
+    let mut bench = Bench::placed(&placement, 1, inputs);
+    bench.pool.leave("west", "it does not answer");
+    bench.pool.conditions_at("", [("governor".into(), "performance".into())].into());
+    bench.pool.conditions_at("baseline-2", [("governor".into(), "powersave".into())].into());
+    let (mut active, mut beside) = (Vec::<String>::new(), 0);
+    let end = bench
+        .run(|event, _| match event {
+            Event::BootStarted { boot, .. } => {
+                active.push(boot.clone());
+                beside = beside.max(active.len());
+                let guests = active.iter().filter(|boot| !boot.contains("+on-"));
+                assert!(guests.count() <= 1, "exclusive guests are alone among guests: {active:?}");
+            }
+            Event::BootEnded { boot, .. } => active.retain(|other| other != boot),
+            _ => {}
+        })
+        .await;
+    assert_eq!(end, RunEnd::Complete);
+    assert_eq!(beside, 3, "both hosts and a guest");
+    assert_eq!(bench.pool.finished(), 1);
+    let record = bench.record();
+    assert!(record.trials.iter().all(|trial| trial.outcome == Some(Outcome::Passed)));
+    assert_eq!(record.hosts["east"], None);
+    assert_eq!(record.hosts["west"].as_deref(), Some("it does not answer"));
+    assert_eq!(record.notes, ["west: it does not answer"]);
+    let governor = |boot: &str| {
+        let boot = record.boots.iter().find(|b| b.planned.id == boot).unwrap();
+        (boot.planned.host.clone().unwrap(), boot.conditions[0]["governor"].clone())
+    };
+    assert_eq!(governor("candidate-2-base+on-west"), ("west".into(), "performance".into()));
+    assert_eq!(governor("baseline-2-base+on-west"), ("west".into(), "powersave".into()));
+}
+
+#[tokio::test]
+async fn hosts_are_given_back_however_a_run_ends_and_a_resumed_one_takes_the_same() {
+    let scenarios = [
+        ("subsystem/a", "steps:\n  - run: 'true'\n"),
+        ("subsystem/b", "steps:\n  - run: sleep 1\n"),
+    ];
+    let mut bench = Bench::on(&["east"], 1, inputs(&scenarios, ONE_BOOT));
+    bench.interrupt_at("subsystem/b@baseline").await;
+    assert_eq!(bench.pool.finished(), 1);
+    assert_eq!(bench.record().hosts.len(), 1);
+    assert_eq!(bench.run(|_, _| {}).await, RunEnd::Complete);
+    assert_eq!(bench.pool.finished(), 2);
+    let requests = bench.pool.requests();
+    assert!(requests.iter().all(|request| request.host.as_deref() == Some("east")));
 }
 
 #[tokio::test]
@@ -519,7 +580,7 @@ async fn a_run_has_a_deadline() {
     let RunEnd::Stopped(fault) = bench.run(|_, _| {}).await else { panic!("not stopped") };
     assert_eq!((fault.blame, fault.kind), (Blame::Harness, FaultKind::RunTimeout));
     assert_eq!(bench.record().stopped, Some(fault));
-    assert_eq!(bench.pool.active(), 0);
+    assert_eq!((bench.pool.active(), bench.pool.finished()), (0, 1));
 }
 
 #[tokio::test]
@@ -654,7 +715,14 @@ async fn partitions_that_ran_apart_are_merged() {
     let inputs = inputs(&scenarios, "scenarios: ['**']\npolicy: { boots: 2 }\n");
     let temp = tempfile::tempdir().unwrap();
     let plan = |candidate: &str, partitions| {
-        make_plan(&inputs, kernel("6.1.1"), kernel(candidate), &Lacking::default(), partitions)
+        make_plan(
+            &inputs,
+            kernel("6.1.1"),
+            kernel(candidate),
+            &Lacking::default(),
+            &Placement::default(),
+            partitions,
+        )
     };
     let mut parts = Vec::new();
     for (at, (candidate, partition)) in

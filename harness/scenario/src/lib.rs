@@ -43,4 +43,4 @@ pub use scenario::{
 };
 pub use tiers::{Settles, TierRule, Tiers};
 pub use waiver::{Waiver, WaiverScope, Waivers};
-pub use workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};
+pub use workload::{LabUse, MachineSpec, Overrides, RoleSpec, Selection, Workload};

@@ -19,7 +19,7 @@ use crate::quantity::{Percent, Unit};
 use crate::read::{Entries, Field, FromText, Many, Of};
 use crate::scenario::{ConfigRequirement, ResultFormat};
 use crate::texts::{
-    AbsolutePath, BranchName, CommandName, CpuModel, Errors, Exit, HostPort, ImageName,
+    AbsolutePath, BranchName, CommandName, CpuModel, Errors, Exit, HostPort, HostWord, ImageName,
     KernelArgument, Line, ModuleName, OpName, Size, Subsystem, SysctlName, Text, WaiverId,
 };
 use crate::tiers::Settles;
@@ -233,8 +233,20 @@ pub(crate) struct Workload {
     /// Globs over scenario ids, each by itself or with overrides.
     #[schemars(length(min = 1))]
     pub(crate) scenarios: Field<Vec<Field<Selection>>>,
+    /// What runs on lab hosts, where a run is given an inventory of them. Default: every scenario but exact ones, on any host.
+    pub(crate) lab: Field<Lab>,
     /// How the run decides.
     pub(crate) policy: Field<Policy>,
+}
+
+/// What runs on lab hosts.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, expecting = "`lab` of a workload")]
+pub(crate) struct Lab {
+    /// On which: names or tags of the inventory. Default: any.
+    pub(crate) hosts: List<HostWord>,
+    /// Globs over the ids of this workload's scenarios. Default: all but exact ones, which only guests can run.
+    pub(crate) scenarios: List<Glob>,
 }
 
 /// What the guests look like.

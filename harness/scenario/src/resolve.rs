@@ -30,7 +30,7 @@ use crate::texts::{
     VariableName, is_slug,
 };
 use crate::tiers::{TierRule, Tiers};
-use crate::workload::{MachineSpec, Overrides, RoleSpec, Selection, Workload};
+use crate::workload::{LabUse, MachineSpec, Overrides, RoleSpec, Selection, Workload};
 use crate::yaml::Span;
 use crate::{Kind, Start};
 
@@ -608,9 +608,11 @@ pub(crate) fn workload(
         machine: raw.machine.get().map(|raw| machine(raw, sink)).unwrap_or_default(),
         requires,
         scenarios,
+        lab: None,
         policy: Policy::default(),
     };
     let selected = library.select(&workload);
+    workload.lab = raw.lab.get().map(|raw| lab(raw, &selected, sink));
     for one in selected.iter().filter(|one| one.overrides.skip.is_none()) {
         let needs = &one.scenario.requires;
         let id = &one.scenario.id;
@@ -759,6 +761,28 @@ pub(crate) fn policy(raw: raw::Policy, selected: &[Selected], sink: &Sink<'_>) -
         on_finding: raw.on_finding.plain().unwrap_or(default.on_finding),
         timeouts,
         tiers: tiers(raw.tiers.get().unwrap_or_default(), selected, sink),
+    }
+}
+
+fn lab(raw: raw::Lab, selected: &[Selected], sink: &Sink<'_>) -> LabUse {
+    let globs = list(raw.scenarios, "scenarios", sink);
+    for (span, glob) in &globs {
+        let found: Vec<_> =
+            selected.iter().filter(|one| glob.matches(one.scenario.id.as_str())).collect();
+        if !selected.is_empty() && found.is_empty() {
+            let hint = word_hint(glob.as_str(), selected.iter().map(|s| s.scenario.id.as_str()));
+            sink.report(*span, format!("no scenario of this workload matches `{glob}`"), hint);
+        } else if glob.is_literal() && found.iter().any(|s| s.scenario.boot == Start::Exact) {
+            let hint = Some("exact scenarios count instructions, which only guests can".to_owned());
+            sink.report(*span, format!("`{glob}` can't run on a lab host"), hint);
+        }
+    }
+    LabUse {
+        hosts: set(raw.hosts, "hosts", |host| host.0.clone(), sink)
+            .into_iter()
+            .map(|host| host.0)
+            .collect(),
+        scenarios: globs.into_iter().map(|(_, glob)| glob).collect(),
     }
 }
 

@@ -337,6 +337,9 @@ names! {
         |text| text.starts_with(|c: char| c.is_ascii_alphanumeric()) && made_of(text, "-_.");
     /// Name of a module.
     ModuleName, "a name of a module", "nf_conntrack", "^[A-Za-z0-9_-]+$", |text| made_of(text, "-_");
+    /// Name or tag of a lab host.
+    HostWord, "a name or tag of lab hosts", "edge-lab-1", "^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        |text| made_of(text, "-_.") && text.starts_with(|c: char| c.is_ascii_alphanumeric());
     /// Name of a sysctl.
     SysctlName, "a name of a sysctl", "net.core.somaxconn", r"^[A-Za-z0-9_/:*-]+(\.[A-Za-z0-9_/:*-]+)+$",
         |text| made_of(text, "-_./:@") && text.contains('.') && !text.split('.').any(str::is_empty);

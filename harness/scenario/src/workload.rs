@@ -22,8 +22,20 @@ pub struct Workload {
     pub requires: Requires,
     /// Which scenarios, in order.
     pub scenarios: Vec<Selection>,
+    /// What runs on lab hosts; `None` says nothing of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab: Option<LabUse>,
     /// How the run decides.
     pub policy: Policy,
+}
+
+/// What a workload runs on lab hosts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabUse {
+    /// On which: names or tags of the inventory; on any when empty.
+    pub hosts: Vec<String>,
+    /// Over ids: which scenarios; all but exact ones when empty.
+    pub scenarios: Vec<Glob>,
 }
 
 /// The machine that a workload runs on.

@@ -105,6 +105,30 @@ fn a_workload_and_what_it_selects() {
 }
 
 #[test]
+fn what_runs_on_lab_hosts() {
+    let file = |id: &str, keys: &str| {
+        let text = format!("kind: performance\nsummary: s\n{keys}steps: [{{ measure: pipe }}]\n");
+        (PathBuf::from(format!("performance/{id}.yaml")), text)
+    };
+    let library = Library::load([file("a", ""), file("x", "boot: exact\n")]).unwrap();
+    let load = |lab: &str| {
+        let text = format!("summary: s\nscenarios: ['**']\n{lab}");
+        Workload::load(Path::new("w.yaml"), &text, &library)
+    };
+    assert_eq!(load("").unwrap().lab, None);
+    let lab = load("lab: { hosts: [edge, rack-1], scenarios: [performance/*] }\n").unwrap().lab;
+    let lab = lab.unwrap();
+    assert_eq!(lab.hosts, ["edge", "rack-1"]);
+    assert_eq!(lab.scenarios[0].as_str(), "performance/*");
+    let refused = load("lab: { scenarios: [performance/x] }\n").unwrap_err();
+    insta::assert_snapshot!(refused, @"
+    w.yaml:3:20: `performance/x` can't run on a lab host
+      3 | lab: { scenarios: [performance/x] }
+        |                    ^^^^^^^^^^^^^ exact scenarios count instructions, which only guests can
+    ");
+}
+
+#[test]
 fn limits_come_from_the_nearest_place() {
     let (workload, selected) = edge();
     let limits = |at: usize, metric: &str| {

@@ -283,6 +283,11 @@ fn workloads() {
         ),
         ("more CPUs needed", "summary: s\nscenarios: [integration/*]\n"),
         (
+            "lab hosts",
+            "summary: s\nscenarios: [performance/*]\nlab: { hosts: [a b, edge, edge], host: x, \
+             scenarios: [performance/tcp-conect] }\n",
+        ),
+        (
             "unknown metric",
             "summary: s\nscenarios: [performance/*]\npolicy:\n  metrics:\n    tcp-conect: { fail: 3% }\n    \
              requests: { fail: 2% }\n    performance/tcp-connect/*: { warn: 2% }\n",

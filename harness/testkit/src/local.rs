@@ -29,6 +29,7 @@ use kgate_machine::{
     Template,
 };
 use kgate_model::finding::Finding;
+use kgate_model::inventory::Conditions;
 use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::plan::MachineShape;
 use kgate_model::wire::{Identity, KernelState, Setup};
@@ -75,8 +76,13 @@ struct Inner {
     dying: RefCell<Option<End>>,
     printing: RefCell<Option<String>>,
     printing_at: RefCell<BTreeMap<String, String>>,
+    conditions: RefCell<BTreeMap<String, Conditions>>,
     active: Rc<Cell<usize>>,
     most: Cell<usize>,
+    /// Machines that there are on each lab host that was used.
+    hosts: Rc<RefCell<BTreeMap<String, usize>>>,
+    left: RefCell<BTreeMap<String, String>>,
+    finished: Cell<usize>,
 }
 
 /// What a pool is asked to start.
@@ -142,6 +148,21 @@ impl LocalPool {
     /// Every machine whose name begins with `name` has printed this to its console when it is ready.
     pub fn print_at(&self, name: &str, text: &str) {
         self.inner.printing_at.borrow_mut().insert(name.to_owned(), text.to_owned());
+    }
+
+    /// Every machine whose name begins with `name` is in this state.
+    pub fn conditions_at(&self, name: &str, conditions: Conditions) {
+        self.inner.conditions.borrow_mut().insert(name.to_owned(), conditions);
+    }
+
+    /// This lab host does not come back to production, for this reason.
+    pub fn leave(&self, host: &str, why: &str) {
+        self.inner.left.borrow_mut().insert(host.to_owned(), why.to_owned());
+    }
+
+    /// How often it was asked to give back what it holds.
+    pub fn finished(&self) -> usize {
+        self.inner.finished.get()
     }
 
     /// The switches of the machine that was last started with a name that begins with `name`.
@@ -225,7 +246,21 @@ impl Remote {
 #[async_trait(?Send)]
 impl Pool for LocalPool {
     fn has_room(&self, _: &MachineShape, _: bool) -> bool {
-        self.active() < self.capacity.max(1)
+        let on_hosts: usize = self.inner.hosts.borrow().values().sum();
+        self.active() - on_hosts < self.capacity.max(1)
+    }
+
+    async fn finish(&self) -> Vec<String> {
+        assert_eq!(self.active(), 0, "nothing runs any more");
+        self.inner.finished.set(self.inner.finished.get() + 1);
+        let left = self.inner.left.borrow();
+        left.iter().map(|(host, why)| format!("{host}: {why}")).collect()
+    }
+
+    fn hosts(&self) -> BTreeMap<String, Option<String>> {
+        let left = |host: &String| self.inner.left.borrow().get(host).cloned();
+        let hosts = self.inner.hosts.borrow();
+        hosts.keys().map(|host| (host.clone(), left(host))).collect()
     }
 
     fn facts(&self) -> BTreeMap<String, String> {
@@ -252,6 +287,7 @@ impl Pool for LocalPool {
 /// What machines differ by.
 struct Seat<'a> {
     name: &'a str,
+    host: Option<&'a str>,
     console: &'a Path,
     kernel_log: Option<&'a Path>,
     deadline: Duration,
@@ -259,8 +295,9 @@ struct Seat<'a> {
 
 impl<'a> Seat<'a> {
     fn of(request: &'a BootRequest) -> Self {
-        let BootRequest { name, console, kernel_log, deadline, .. } = request;
-        Self { name, console, kernel_log: kernel_log.as_deref(), deadline: *deadline }
+        let BootRequest { name, host, console, kernel_log, deadline, .. } = request;
+        let (host, kernel_log) = (host.as_deref(), kernel_log.as_deref());
+        Self { name, host, console, kernel_log, deadline: *deadline }
     }
 }
 
@@ -323,7 +360,13 @@ impl Inner {
         }));
         active.set(count);
         self.most.set(self.most.get().max(count));
-        let process = Process { child: Some(child), remote: remote.clone(), active };
+        let host = seat.host.map(|host| {
+            let on_it = self.hosts.borrow().get(host).copied().unwrap_or_default();
+            assert_eq!(on_it, 0, "{host} boots one kernel at a time");
+            self.hosts.borrow_mut().insert(host.to_owned(), 1);
+            (host.to_owned(), Rc::clone(&self.hosts))
+        });
+        let process = Process { child: Some(child), remote: remote.clone(), active, host };
         drop(channel_theirs);
         let channel = UnixStream::from_std(channel).map_err(broken)?;
         let connect = Agent::connect(channel, Setup::default(), seat.kernel_log);
@@ -348,7 +391,10 @@ impl Inner {
         }
         self.machines.borrow_mut().insert(seat.name.to_owned(), remote);
         let ops = self.ops.borrow().clone();
-        Ok(LocalMachine { process, agent, console, identity, ops })
+        let known = self.conditions.borrow();
+        let conditions = known.iter().rev().find(|(name, _)| seat.name.starts_with(*name));
+        let conditions = conditions.map(|(_, conditions)| conditions.clone());
+        Ok(LocalMachine { process, agent, console, identity, ops, conditions })
     }
 }
 
@@ -363,11 +409,15 @@ struct Process {
     child: Option<Child>,
     remote: Remote,
     active: Rc<Cell<usize>>,
+    host: Option<(String, Rc<RefCell<BTreeMap<String, usize>>>)>,
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.active.set(self.active.get() - 1);
+        if let Some((host, hosts)) = &self.host {
+            hosts.borrow_mut().insert(host.clone(), 0);
+        }
         self.remote.0.console.borrow_mut().take();
         // Its channel's end makes the agent end what it started, then itself.
         self.remote.signal(Signal::CONT);
@@ -417,7 +467,8 @@ impl Kept for LocalTemplate {
 impl Template for LocalTemplate {
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
         let CloneRequest { name, console, kernel_log, deadline } = request;
-        let seat = Seat { name, console, kernel_log: kernel_log.as_deref(), deadline: *deadline };
+        let kernel_log = kernel_log.as_deref();
+        let seat = Seat { name, host: None, console, kernel_log, deadline: *deadline };
         Ok(Box::new(self.pool.start(What::Clone, &seat).await?))
     }
 }
@@ -428,10 +479,15 @@ struct LocalMachine {
     console: Console,
     identity: Identity,
     ops: String,
+    conditions: Option<Conditions>,
 }
 
 #[async_trait(?Send)]
 impl Machine for LocalMachine {
+    fn conditions(&self) -> Option<&Conditions> {
+        self.conditions.as_ref()
+    }
+
     fn agent(&self) -> &Agent {
         &self.agent
     }

@@ -11,7 +11,7 @@ use kgate_machine::Pool;
 use kgate_model::journal::{Event, RunRecord};
 use kgate_model::outcome::{Blame, Outcome, Role};
 use kgate_model::plan::Start;
-use kgate_runner::{History, Inputs, RunDir, RunEnd, make_plan, trial_log};
+use kgate_runner::{History, Inputs, Placement, RunDir, RunEnd, make_plan, trial_log};
 use kgate_scenario::{
     MachineSpec, Overrides, Policy, Requires, Scenario, Selected, Timeouts, Waivers, Workload,
 };
@@ -46,7 +46,8 @@ pub(super) async fn run(
     let record = kernel.record();
     let kernels = BTreeMap::from([(Role::Candidate, kernel.clone()), (Role::Baseline, kernel)]);
     let inputs = inputs(args, scenario);
-    let mut plan = make_plan(&inputs, record.clone(), record, &Known(&kernels), 1);
+    let mut plan =
+        make_plan(&inputs, record.clone(), record, &Known(&kernels), &Placement::default(), 1);
     plan.boots.retain(|boot| boot.role == Role::Candidate);
 
     let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
@@ -159,6 +160,7 @@ fn inputs(args: &BootArgs, scenario: Scenario) -> Inputs {
         machine,
         requires: Requires::default(),
         scenarios: Vec::new(),
+        lab: None,
         policy: policy.clone(),
     };
     let selected = vec![Selected { scenario, boots: 1, overrides: Overrides::default() }];

@@ -233,6 +233,7 @@ impl Run {
             baseline: kernel("6.1.170-cloud-amd64"),
             candidate: kernel("6.1.192-cloud-amd64"),
             tier: None,
+            lab: None,
             partitions: 1,
             boots,
         }
@@ -279,6 +280,7 @@ impl Run {
                 ready_ms: 1500 + u64::from(boot.number),
                 state: KernelState { taint: 0, memory, ..KernelState::default() },
                 kept_since: None,
+                conditions: None,
             });
             for trial in &boot.trials {
                 self.trial_events(boot, trial, events);

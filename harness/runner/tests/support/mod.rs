@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use kgate_model::journal::{Entry, Event, RunRecord};
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::{Outcome, Role};
-use kgate_runner::{Capabilities, History, Inputs, RunDir, RunEnd, make_plan, run};
-use kgate_scenario::{Library, Waivers, Workload};
+use kgate_runner::{Capabilities, History, Inputs, Placement, RunDir, RunEnd, make_plan, run};
+use kgate_scenario::{Glob, Library, Waivers, Workload};
 use kgate_testkit::local::LocalPool;
 
 /// What the two kernels can do: everything but what is listed.
@@ -62,6 +62,15 @@ pub fn inputs(scenarios: &[(&str, &str)], workload: &str) -> Inputs {
     }
 }
 
+/// These scenarios on these lab hosts.
+pub fn on(hosts: &[&str], scenarios: &[&str]) -> Placement {
+    Placement {
+        hosts: hosts.iter().map(|&host| host.to_owned()).collect(),
+        scenarios: scenarios.iter().map(|&glob| Glob::new(glob)).collect(),
+        inventory: Some("lab.yaml".into()),
+    }
+}
+
 /// A run directory with a pool for it.
 pub struct Bench {
     pub temp: tempfile::TempDir,
@@ -73,9 +82,19 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(capacity: usize, inputs: Inputs) -> Self {
+        Self::on(&[], capacity, inputs)
+    }
+
+    /// With these lab hosts, and all of it on them.
+    pub fn on(hosts: &[&str], capacity: usize, inputs: Inputs) -> Self {
+        let placement = on(hosts, &[]);
+        Self::placed(&placement, capacity, inputs)
+    }
+
+    pub fn placed(placement: &Placement, capacity: usize, inputs: Inputs) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let (baseline, candidate) = (kernel("6.1.1"), kernel("6.1.2"));
-        let plan = make_plan(&inputs, baseline, candidate, &Lacking::default(), 1);
+        let plan = make_plan(&inputs, baseline, candidate, &Lacking::default(), placement, 1);
         let dir = RunDir::create(&temp.path().join("run"), plan, inputs).unwrap();
         Self {
             temp,
@@ -143,6 +162,8 @@ impl Bench {
                     }
                     line + &format!("  {}", say(outcome))
                 }
+                Event::HostsReturning { hosts, .. } => format!("bring back {hosts:?}"),
+                Event::HostReturned { host, left } => format!("back {host}: {left:?}"),
                 Event::Note { text } => format!("note {text}"),
                 Event::RunStarted { .. } => "run".to_owned(),
                 Event::RunEnded { stopped: None } => "done".to_owned(),
