@@ -18,7 +18,7 @@ use std::time::Duration;
 use kgate_model::inventory::{BootMethod, LabHost};
 
 use crate::host::HostFacts;
-use crate::power::{Power, PowerError};
+use crate::power::{Firmware, Power, PowerError};
 use crate::ssh::{Ssh, SshError, quote};
 use crate::stage::Staged;
 
@@ -166,7 +166,7 @@ impl<'a> Selector<'a> {
             BootMethod::Pxe { directory, script, url } => {
                 let power = power.ok_or_else(without_power)?;
                 pxe::offer(directory, script, url, &self.host.name, staged, &command_line)?;
-                power.boot_from_network_once().await?;
+                power.boot_from_network_once(firmware(ssh).await?).await?;
                 Armament {
                     assertions: Vec::new(),
                     arm: ":".into(),
@@ -278,6 +278,13 @@ pub(crate) fn without_power() -> SelectError {
     SelectError::Refused(
         "a boot from the network takes a BMC that can be told so: `power` is missing".into(),
     )
+}
+
+/// What started the host's kernel.
+async fn firmware(ssh: &Ssh) -> Result<Firmware, SelectError> {
+    let script = "if [ -d /sys/firmware/efi ]; then echo uefi; else echo bios; fi";
+    let uefi = ssh.ask("its firmware", script, ANSWER).await? == "uefi";
+    Ok(if uefi { Firmware::Uefi } else { Firmware::Bios })
 }
 
 /// Whether the BMC is told to boot from the network next; not when it can't tell.
