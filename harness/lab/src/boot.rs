@@ -62,6 +62,7 @@ pub struct Production {
     pub proof: String,
     /// What the host asserts again before it arms.
     assertions: Vec<Assertion>,
+    efi: bool,
 }
 
 /// A shell condition, and what is wrong when it doesn't hold.
@@ -134,6 +135,7 @@ impl<'a> Selector<'a> {
         };
         production.release.clone_from(&identity.release);
         production.version.clone_from(&identity.version);
+        production.efi = facts.efi;
         production.assertions.push(Assertion::new(
             format!(
                 "[ \"$(cat /proc/sys/kernel/random/boot_id)\" = {} ]",
@@ -166,7 +168,8 @@ impl<'a> Selector<'a> {
             BootMethod::Pxe { directory, script, url } => {
                 let power = power.ok_or_else(without_power)?;
                 pxe::offer(directory, script, url, &self.host.name, staged, &command_line)?;
-                power.boot_from_network_once(firmware(ssh).await?).await?;
+                let firmware = if production.efi { Firmware::Uefi } else { Firmware::Bios };
+                power.boot_from_network_once(firmware).await?;
                 Armament {
                     assertions: Vec::new(),
                     arm: ":".into(),
@@ -278,13 +281,6 @@ pub(crate) fn without_power() -> SelectError {
     SelectError::Refused(
         "a boot from the network takes a BMC that can be told so: `power` is missing".into(),
     )
-}
-
-/// What started the host's kernel.
-async fn firmware(ssh: &Ssh) -> Result<Firmware, SelectError> {
-    let script = "if [ -d /sys/firmware/efi ]; then echo uefi; else echo bios; fi";
-    let uefi = ssh.ask("its firmware", script, ANSWER).await? == "uefi";
-    Ok(if uefi { Firmware::Uefi } else { Firmware::Bios })
 }
 
 /// Whether the BMC is told to boot from the network next; not when it can't tell.

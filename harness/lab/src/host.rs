@@ -35,6 +35,8 @@ pub struct HostFacts {
     pub distribution: String,
     /// It was started by systemd.
     pub systemd: bool,
+    /// Its firmware is EFI, not a BIOS.
+    pub efi: bool,
     /// Programs of those that kgate may need which there are.
     pub programs: BTreeSet<String>,
     /// Directory of `grub.cfg`, where there is one.
@@ -162,6 +164,7 @@ fn facts(text: &str) -> HostFacts {
         clock: first(&sections, "clock").parse().unwrap_or_default(),
         distribution: first(&sections, "distribution").into(),
         systemd: first(&sections, "systemd") == "yes",
+        efi: first(&sections, "efi") == "yes",
         programs: owned(all("programs")).into_iter().collect(),
         grub: Some(first(&sections, "grub")).filter(|d| !d.is_empty()).map(PathBuf::from),
         directories: all("directories").into_iter().filter_map(directory).collect(),

@@ -328,7 +328,7 @@ impl Ssh {
     }
 
     /// What to say of a connection that doesn't do: the master knows more when it has ended.
-    async fn broken(&self, error: &dyn std::fmt::Display) -> SshError {
+    async fn broken(&self, error: &(dyn std::fmt::Display + Sync)) -> SshError {
         match timeout(Duration::from_millis(200), self.closed()).await {
             Ok(why) => SshError::Broken(why),
             Err(_) => SshError::Broken(error.to_string()),

@@ -13,6 +13,7 @@ s memory; grep MemTotal: /proc/meminfo
 s clock; date +%s
 s distribution; (. /etc/os-release && echo "$PRETTY_NAME") 2>/dev/null
 s systemd; [ ! -d /run/systemd/system ] || echo yes
+s efi; [ ! -d /sys/firmware/efi ] || echo yes
 s programs
 for p in grub-editenv grub2-editenv kexec tar gzip sha256sum setsid depmod mkinitramfs dracut chcon unshare; do
     command -v "$p" >/dev/null 2>&1 && echo "$p"
