@@ -25,6 +25,7 @@ fn metrics(boots_each: usize) -> Vec<Metric> {
         .map(|seed| Metric {
             baseline: boots(boots_each, &mut random),
             candidate: boots(boots_each, &mut random),
+            machines: Default::default(),
             statistic: Statistic::BestDecile,
             better: Better::Lower,
             seed: seed as u64,

@@ -8,6 +8,7 @@ use kgate_scenario::{Policy, Selected, Waivers};
 
 use crate::case::{self, Case, Class, Context, Subject, is_unreached, ran};
 use crate::finding::{self, FindingDelta};
+use crate::hosts::{self, HostUse};
 use crate::metric::{self, Comparison, Decision, Families, ReadyTimes, percent};
 use crate::slab::{self, SlabMoves};
 use crate::verdict::{About, Effect, Reason, Verdict};
@@ -49,6 +50,8 @@ pub struct Assessment {
     pub families: Families,
     /// Slab caches that moved, by moment and image.
     pub slab: Vec<SlabMoves>,
+    /// The lab hosts, in the order of the plan.
+    pub hosts: Vec<HostUse>,
     /// Waivers in the order of their file.
     pub waivers: Vec<WaiverUse>,
     /// How long the machines took to boot.
@@ -81,6 +84,7 @@ impl Assessment {
         let notes = record.notes.iter().cloned().chain(waiver_notes(&waivers, today)).collect();
         let ready = ReadyTimes::new(record);
         let slab = slab::of(record);
+        let hosts = hosts::of(record);
         Self {
             verdict,
             reasons,
@@ -90,6 +94,7 @@ impl Assessment {
             comparisons,
             families,
             slab,
+            hosts,
             waivers,
             ready,
             notes,
@@ -122,6 +127,12 @@ fn run_reasons(record: &RunRecord, cases: &[Case]) -> Vec<Reason> {
     if let Some(fault) = &record.stopped {
         let text = format!("the run stopped early: {}", fault.message);
         reasons.push(reason(Effect::Infrastructure, About::Run, text));
+    }
+    for (host, left) in &record.hosts {
+        if let Some(left) = left {
+            let text = format!("{host} is not back on production: {left}");
+            reasons.push(reason(Effect::Infrastructure, About::Run, text));
+        }
     }
     let trials = record.trials.len();
     let open = record.trials.iter().filter(|t| ran(t, record).is_none());

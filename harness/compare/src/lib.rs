@@ -42,6 +42,7 @@ mod assessment;
 mod boot;
 mod case;
 mod finding;
+mod hosts;
 mod metric;
 mod verdict;
 mod waive;
@@ -50,6 +51,7 @@ pub use assessment::{Assessment, Inputs};
 pub use boot::Statistic;
 pub use case::{Case, Class, Subject, Tally};
 pub use finding::{FindingDelta, Novelty, Sightings};
+pub use hosts::HostUse;
 pub use metric::{
     Comparison, Decision, Evidence, Families, MEMORY_FIELDS, MEMORY_FLOOR, MIN_BOOTS, Place,
     ReadyTimes, Side,

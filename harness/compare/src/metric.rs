@@ -1,9 +1,9 @@
 //! Measured numbers: performance metrics of scenarios, memory after boot and after load.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use kgate_model::journal::RunRecord;
+use kgate_model::journal::{BootRecord, RunRecord};
 use kgate_model::outcome::{Outcome, Role};
 use kgate_model::plan::{Kind, Start};
 use kgate_model::sample::Better;
@@ -13,6 +13,7 @@ use crate::boot::{self, Statistic, best_decile};
 use crate::case::probability;
 use crate::exact::{self, Exact, MIN_TEMPLATES, Noise};
 use crate::finding::count;
+use crate::hosts;
 use crate::slab::state;
 use crate::stats::{
     self, Change, MOST_BOOTS, Method, SIGNIFICANCE, benjamini_hochberg, boots_that_see, changes,
@@ -188,6 +189,11 @@ pub struct Comparison {
     pub warn: f64,
     /// Relative change for the worse that rejects.
     pub fail: f64,
+    /// The lab hosts that it was measured on: only boots of one host are compared with each other. Empty
+    /// when guests measured it.
+    pub hosts: Vec<String>,
+    /// Why numbers of a lab host were left out.
+    pub uneven: Option<String>,
     /// What it comes to.
     pub decision: Decision,
     /// What it does to the verdict, after waivers.
@@ -325,17 +331,31 @@ struct Numbers {
     exact: Option<bool>,
     baseline: Vec<Clones>,
     candidate: Vec<Clones>,
+    /// The machine of each boot of baseline and candidate: its place among the run's hosts, from 1; 0 is a
+    /// guest, which are alike.
+    machines: [Vec<usize>; 2],
+    /// Why boots of a lab host are left out.
+    uneven: Option<String>,
+}
+
+/// A boot that gives a number.
+#[derive(Clone, Copy)]
+struct Of {
+    role: Role,
+    number: u32,
+    machine: usize,
 }
 
 /// A boot's number, and the samples of each of its clones; of one only outside exact mode.
 type Clones = (u32, Vec<Vec<f64>>);
 
 impl Numbers {
-    fn add(&mut self, role: Role, boot: u32, exact: bool, samples: (&str, Better, Vec<f64>)) {
+    fn add(&mut self, boot: Of, exact: bool, samples: (&str, Better, Vec<f64>)) {
         let (unit, better, values) = samples;
         if values.is_empty() {
             return;
         }
+        let Of { role, number: boot, machine } = boot;
         self.mixed |= *self.better.get_or_insert(better) != better
             || *self.exact.get_or_insert(exact) != exact
             || (!self.unit.is_empty() && self.unit != unit);
@@ -346,8 +366,19 @@ impl Numbers {
         };
         match boots.iter_mut().find(|(number, _)| exact && *number == boot) {
             Some((_, clones)) => clones.push(values),
-            None => boots.push((boot, vec![values])),
+            None => {
+                boots.push((boot, vec![values]));
+                self.machines[usize::from(role == Role::Candidate)].push(machine);
+            }
         }
+    }
+
+    /// Which boots are on which machine, where that matters.
+    fn machines(&self) -> [Vec<usize>; 2] {
+        let mut all = self.machines.iter().flatten();
+        let first = all.next();
+        let alike = all.all(|machine| Some(machine) == first);
+        if alike { Default::default() } else { self.machines.clone() }
     }
 
     fn side(&self, role: Role) -> &[Clones] {
@@ -405,10 +436,15 @@ pub(crate) fn comparisons(
         tasks.iter().filter(of_boots).map(|task| boots_of(task, seed)).collect();
     let mut found = changes(&metrics, family).into_iter();
     let counted = counts(&tasks);
+    let hosts = record.plan.hosts();
     let mut comparisons: Vec<Comparison> = (tasks.iter().zip(counted))
         .map(|(task, counted)| {
             let change = if of_boots(&task) { found.next().flatten() } else { None };
-            compare(task, change, counted, policy, selected, family)
+            let comparison = compare(task, change, counted, policy, selected, family);
+            let on = |at: &usize| hosts.get(at.checked_sub(1)?).map(|&host| host.to_owned());
+            let machines: BTreeSet<usize> =
+                task.numbers.machines.iter().flatten().copied().collect();
+            Comparison { hosts: machines.iter().filter_map(on).collect(), ..comparison }
         })
         .collect();
     adjust(&mut comparisons);
@@ -537,6 +573,7 @@ fn boots_of(task: &Task, seed: u64) -> stats::Metric {
     stats::Metric {
         baseline: numbers.boots(Role::Baseline),
         candidate: numbers.boots(Role::Candidate),
+        machines: numbers.machines(),
         statistic: *statistic,
         better: numbers.better.unwrap_or(Better::Lower),
         seed: seed ^ u64::from(crc32fast::hash(name.as_bytes())),
@@ -561,8 +598,14 @@ fn adjust(comparisons: &mut [Comparison]) {
 fn performance(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
     let mut order: Vec<(&str, &str, Kind)> = Vec::new();
     let mut all: BTreeMap<(&str, &str), Numbers> = BTreeMap::new();
+    let hosts = record.plan.hosts();
+    let uneven = hosts::uneven(record);
+    let on: BTreeMap<&str, &str> = (record.boots.iter())
+        .filter_map(|boot| Some((boot.planned.id.as_str(), boot.planned.host.as_deref()?)))
+        .collect();
     let passed = (record.trials.iter()).filter(|t| matches!(t.outcome, Some(Outcome::Passed)));
     for trial in passed {
+        let host = on.get(trial.boot.as_str()).copied();
         for samples in &trial.samples {
             let key = (trial.planned.scenario.as_str(), samples.metric.as_str());
             let numbers = all.entry(key).or_default();
@@ -571,7 +614,14 @@ fn performance(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
             }
             let values = samples.values.iter().copied().filter(|v| v.is_finite()).collect();
             let exact = trial.planned.clone.is_some() && samples.unit == INSTRUCTIONS;
-            numbers.add(trial.role, trial.number, exact, (&samples.unit, samples.better, values));
+            if let Some(why) = host.and_then(|host| uneven.get(host)) {
+                numbers.better.get_or_insert(samples.better);
+                samples.unit.clone_into(&mut numbers.unit);
+                numbers.uneven.get_or_insert_with(|| why.clone());
+                continue;
+            }
+            let of = Of { role: trial.role, number: trial.number, machine: machine(&hosts, host) };
+            numbers.add(of, exact, (&samples.unit, samples.better, values));
         }
     }
     (order.into_iter())
@@ -584,9 +634,22 @@ fn performance(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
         .collect()
 }
 
+/// Place of a host among all, from 1; 0 where there is none.
+fn machine(hosts: &[&str], host: Option<&str>) -> usize {
+    let at = host.and_then(|host| hosts.iter().position(|known| *known == host));
+    at.map_or(0, |at| at + 1)
+}
+
+/// The image of a boot, as the places name it where its memory is compared: a lab host's is not a guest's.
+pub(crate) fn image(boot: &BootRecord) -> String {
+    let lab = if boot.planned.host.is_some() { ", lab hosts" } else { "" };
+    format!("{}{lab}", boot.planned.image)
+}
+
 /// Memory after boot and after load, by image.
 fn memory(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
-    let mut images: Vec<&str> = record.boots.iter().map(|b| b.planned.image.as_str()).collect();
+    let hosts = record.plan.hosts();
+    let mut images: Vec<String> = record.boots.iter().map(image).collect();
     images.sort_unstable();
     images.dedup();
     let moments: [fn(String) -> Place; 2] =
@@ -594,16 +657,17 @@ fn memory(record: &RunRecord) -> Vec<(Place, String, Numbers)> {
     let mut all = Vec::new();
     for place in moments {
         for image in &images {
-            let place = place((*image).to_owned());
+            let place = place(image.clone());
             for (field, better) in MEMORY_FIELDS {
                 let mut numbers = Numbers::default();
                 // The machines of exact mode are others, and too few.
                 let boots = record.boots.iter().filter(|b| b.planned.start != Start::Exact);
-                for boot in boots.filter(|b| b.planned.image == *image) {
+                for boot in boots.filter(|b| self::image(b) == *image) {
                     let kib = state(&place, boot).and_then(|state| state.memory.get(field));
                     let bytes = kib.map(|&kib| vec![kib as f64 * 1024.0]).unwrap_or_default();
                     let (role, number) = (boot.planned.role, boot.planned.number);
-                    numbers.add(role, number, false, ("B", better, bytes));
+                    let machine = machine(&hosts, boot.planned.host.as_deref());
+                    numbers.add(Of { role, number, machine }, false, ("B", better, bytes));
                 }
                 if numbers.better.is_some() {
                     all.push((place.clone(), field.to_owned(), numbers));
@@ -662,6 +726,8 @@ fn compare(
         exact,
         warn,
         fail,
+        hosts: Vec::new(),
+        uneven: numbers.uneven.clone(),
         decision: Decision::Missing,
         effect: Effect::None,
         waiver: None,
@@ -767,6 +833,13 @@ fn decide(comparison: &mut Comparison, policy: &Policy, record: &RunRecord, inva
                 (Decision::Missing, Effect::Inconclusive, doubt.to_owned())
             }
         },
+    };
+    let (decision, effect, doubt) = match &comparison.uneven {
+        // What is left may prove that it is worse, but not that nothing is.
+        Some(why) if decision != Decision::Regression => {
+            (Decision::Inconclusive, Effect::Inconclusive, why.clone())
+        }
+        _ => (decision, effect, doubt),
     };
     let optional = comparison.advises() && decision != Decision::Regression;
     comparison.decision = decision;

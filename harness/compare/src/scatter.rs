@@ -1,6 +1,8 @@
 //! How much the boots of one kernel scatter, as a run measured it: what a later run will be able to
 //! see follows from that.
 
+use std::collections::BTreeMap;
+
 use kgate_model::journal::RunRecord;
 use kgate_scenario::Selected;
 
@@ -37,11 +39,14 @@ pub fn scatter(record: &RunRecord, selected: &[Selected]) -> Vec<Scatter> {
 
 fn of_metric(metric: &Metric) -> Option<(f64, f64, u32)> {
     let mut all = Parts::default();
-    for side in [&metric.baseline, &metric.candidate] {
-        let boots: Option<Vec<Boot>> = (side.iter())
-            .map(|samples| Boot::new(samples, metric.statistic, metric.better))
-            .collect();
-        all.add(&boots?);
+    for (side, machines) in [&metric.baseline, &metric.candidate].into_iter().zip(&metric.machines)
+    {
+        let mut on: BTreeMap<usize, Vec<Boot>> = BTreeMap::new();
+        for (at, samples) in side.iter().enumerate() {
+            let boot = Boot::new(samples, metric.statistic, metric.better)?;
+            on.entry(machines.get(at).copied().unwrap_or_default()).or_default().push(boot);
+        }
+        on.values().for_each(|boots| all.add(boots));
     }
     let boots = metric.baseline.iter().chain(&metric.candidate);
     let (count, samples) =
@@ -108,7 +113,8 @@ mod tests {
             (0..count).map(|_| boot()).collect()
         };
         let (baseline, candidate) = (side(50.0), side(80.0));
-        Metric { baseline, candidate, statistic, better: Better::Lower, seed: 0 }
+        let machines = Default::default();
+        Metric { baseline, candidate, machines, statistic, better: Better::Lower, seed: 0 }
     }
 
     #[test]
@@ -129,6 +135,18 @@ mod tests {
         // A decile is known worse than a mean.
         assert!((0.05..0.12).contains(&within), "{within}");
         assert_eq!(samples, 40);
+    }
+
+    #[test]
+    fn machines_that_differ_are_no_scatter() {
+        let mut metric = boots(0.03, 0.01, 400, 25, Statistic::Mean);
+        let alike = of_metric(&metric).unwrap();
+        metric.machines = [0, 1].map(|_| (0..400).map(|boot| boot % 2).collect());
+        for side in [&mut metric.baseline, &mut metric.candidate] {
+            side.iter_mut().step_by(2).flatten().for_each(|sample| *sample *= 3.0);
+        }
+        let found = of_metric(&metric).unwrap();
+        assert!((found.0 - alike.0).abs() < 0.001, "{found:?} {alike:?}");
     }
 
     #[test]

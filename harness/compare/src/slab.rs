@@ -7,7 +7,7 @@ use kgate_model::outcome::Role;
 use kgate_model::plan::Start;
 use kgate_model::wire::KernelState;
 
-use crate::metric::Place;
+use crate::metric::{self, Place};
 
 /// A cache that moved by less is not told of, in bytes.
 const LEAST: f64 = (64 << 10) as f64;
@@ -26,14 +26,14 @@ pub struct SlabMoves {
 /// The caches that moved most, after boot and after load, by image. They inform: what grows in total
 /// is decided on by `Slab` of `/proc/meminfo`.
 pub(crate) fn of(record: &RunRecord) -> Vec<SlabMoves> {
-    let images: BTreeSet<&String> = record.boots.iter().map(|b| &b.planned.image).collect();
+    let images: BTreeSet<String> = record.boots.iter().map(metric::image).collect();
     let mut all = Vec::new();
     for place in [|image| Place::AfterBoot { image }, |image| Place::AfterLoad { image }] {
-        for &image in &images {
+        for image in &images {
             let place: Place = place(image.clone());
             // The machines of exact mode are others: they tell where there is nothing else.
             let exact = |b: &BootRecord| b.planned.start == Start::Exact;
-            let here = || record.boots.iter().filter(|b| b.planned.image == *image);
+            let here = || record.boots.iter().filter(|b| metric::image(b) == *image);
             let only = here().all(exact);
             let of = |role| -> Vec<&BTreeMap<String, u64>> {
                 here()

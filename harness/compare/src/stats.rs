@@ -72,19 +72,26 @@ pub struct Test {
 /// `None` with fewer than two boots on a side.
 pub fn test(baseline: &[f64], candidate: &[f64], comparisons: usize, seed: u64) -> Option<Test> {
     let (base, new) = (Moments::new(baseline)?, Moments::new(candidate)?);
-    let arrangements = arrangements(baseline.len(), candidate.len());
+    let (error, freedom) = error(&base, &new);
+    let student = two_sided(new.mean - base.mean, error, freedom);
+    Some(arranged(&[(baseline, candidate)], student, comparisons, seed))
+}
+
+/// Tests by the arrangements of the boots of each machine, or by Student's t, whose p-value is `student`,
+/// where these are too few.
+fn arranged(machines: &[(&[f64], &[f64])], student: f64, comparisons: usize, seed: u64) -> Test {
+    let pools: Vec<Pool> = machines.iter().map(|(base, new)| Pool::new(base, new)).collect();
+    let arrangements: f64 =
+        machines.iter().map(|(base, new)| arrangements(base.len(), new.len())).product();
     let (p, method) = if arrangements <= ARRANGEMENTS {
-        (exact_permutation(baseline, candidate), Method::Exact)
+        (exact_permutation(&pools), Method::Exact)
     } else {
-        (random_permutation(baseline, candidate, comparisons, seed), Method::Random)
+        (random_permutation(pools, comparisons, seed), Method::Random)
     };
     if 2.0 / arrangements <= level(comparisons) {
-        return Some(Test { p, method });
+        return Test { p, method };
     }
-    Some(Test {
-        p: welch(&base, &new).max(if p > 2.5 / arrangements { p } else { 0.0 }),
-        method: Method::Student,
-    })
+    Test { p: student.max(if p > 2.5 / arrangements { p } else { 0.0 }), method: Method::Student }
 }
 
 /// The p-value that the first of `comparisons` has to reach for a rejection.
@@ -99,12 +106,15 @@ fn arrangements(baseline: usize, candidate: usize) -> f64 {
     (0..few).map(|i| (all - i) as f64 / (i + 1) as f64).product()
 }
 
-/// Sum of one arrangement's candidate boots, centred, so that equal sums compare as equal.
+/// The boots of one machine, centred.
 struct Pool {
     values: Vec<f64>,
     candidates: usize,
-    /// A sum at least this far from zero counts as at least as extreme.
-    extreme: f64,
+    /// Of the candidate's boots as they were measured. With the mean taken out, the difference of the means
+    /// grows with it.
+    sum: f64,
+    /// Of all values without their signs.
+    scale: f64,
 }
 
 impl Pool {
@@ -112,75 +122,115 @@ impl Pool {
         let mut values: Vec<f64> = baseline.iter().chain(candidate).copied().collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         values.iter_mut().for_each(|value| *value -= mean);
-        // With the mean taken out, the difference of the means grows with the sum of one side.
-        let sum: f64 = values[baseline.len()..].iter().sum();
-        let scale: f64 = values.iter().map(|value| value.abs()).sum();
-        Self { values, candidates: candidate.len(), extreme: sum.abs() - 1e-9 * scale }
+        let sum = values[baseline.len()..].iter().sum();
+        let scale = values.iter().map(|value| value.abs()).sum();
+        Self { values, candidates: candidate.len(), sum, scale }
+    }
+
+    /// The candidate's sum of each arrangement; with `half`, of those of which the others are the same
+    /// ones with the kernels exchanged.
+    fn sums(&self, half: bool) -> Vec<f64> {
+        let (all, taken) = (self.values.len(), self.candidates);
+        // In lexical order; `sums[i]` is the sum of the first i taken.
+        let mut at: Vec<usize> = (0..taken).collect();
+        let mut sums = vec![0.0; taken + 1];
+        let (mut found, mut from) = (Vec::new(), 0);
+        loop {
+            for i in from..taken {
+                sums[i + 1] = sums[i] + self.values[at[i]];
+            }
+            found.push(sums[taken]);
+            let Some(i) = (0..taken).rev().find(|&i| at[i] < all - taken + i) else { break };
+            at[i] += 1;
+            for next in i + 1..taken {
+                at[next] = at[next - 1] + 1;
+            }
+            from = i;
+            if half && from == 0 {
+                break;
+            }
+        }
+        found
     }
 }
 
-fn exact_permutation(baseline: &[f64], candidate: &[f64]) -> f64 {
-    let pool = Pool::new(baseline, candidate);
-    let (all, taken) = (pool.values.len(), pool.candidates);
-    // In lexical order; `sums[i]` is the sum of the first i taken.
-    let mut at: Vec<usize> = (0..taken).collect();
-    let mut sums = vec![0.0; taken + 1];
-    let (mut seen, mut extreme, mut from) = (0_u64, 0_u64, 0);
-    loop {
-        for i in from..taken {
-            sums[i + 1] = sums[i] + pool.values[at[i]];
-        }
-        seen += 1;
-        extreme += u64::from(sums[taken].abs() >= pool.extreme);
-        let Some(i) = (0..taken).rev().find(|&i| at[i] < all - taken + i) else { break };
-        at[i] += 1;
-        for next in i + 1..taken {
-            at[next] = at[next - 1] + 1;
-        }
-        from = i;
-        // The other half are the same ones with the kernels exchanged.
-        if from == 0 && 2 * taken == all {
-            break;
-        }
-    }
-    extreme as f64 / seen as f64
+/// A sum over all machines at least this far from zero counts as at least as extreme as the one that was
+/// measured: equal sums compare as equal.
+fn extreme(pools: &[Pool]) -> f64 {
+    let sum: f64 = pools.iter().map(|pool| pool.sum).sum();
+    let scale: f64 = pools.iter().map(|pool| pool.scale).sum();
+    sum.abs() - 1e-9 * scale
 }
 
-fn random_permutation(baseline: &[f64], candidate: &[f64], comparisons: usize, seed: u64) -> f64 {
+fn exact_permutation(pools: &[Pool]) -> f64 {
+    let extreme = extreme(pools);
+    let even = pools.iter().all(|pool| 2 * pool.candidates == pool.values.len());
+    let mut sums = vec![0.0];
+    for (at, pool) in pools.iter().enumerate() {
+        // Exchanging the kernels on all machines turns every sum's sign: half of the first will do.
+        let of_pool = pool.sums(at == 0 && even);
+        sums = sums.iter().flat_map(|sum| of_pool.iter().map(move |more| sum + more)).collect();
+    }
+    let found = sums.iter().filter(|sum| sum.abs() >= extreme).count();
+    found as f64 / sums.len() as f64
+}
+
+/// Draws arrangements of the boots of one machine.
+struct Drawn {
+    values: Vec<f64>,
+    /// The smaller side is drawn: the other's sum is the same with the other sign.
+    few: usize,
+    sign: f64,
+    sums: Option<Sums>,
+}
+
+impl Drawn {
+    fn new(pool: Pool) -> Self {
+        let all = pool.values.len();
+        let few = pool.candidates.min(all - pool.candidates);
+        let sign = if few == pool.candidates { 1.0 } else { -1.0 };
+        Self { sums: Sums::new(&pool.values, few), values: pool.values, few, sign }
+    }
+
+    #[inline]
+    fn sum(&mut self, random: &mut fastrand::Rng) -> f64 {
+        let sum = match &self.sums {
+            Some(sums) => sums.random(self.few as u32, random),
+            None => {
+                let mut sum = 0.0;
+                for i in 0..self.few {
+                    let other = i + below(random, self.values.len() - i);
+                    self.values.swap(i, other);
+                    sum += self.values[i];
+                }
+                sum
+            }
+        };
+        self.sign * sum
+    }
+}
+
+fn random_permutation(pools: Vec<Pool>, comparisons: usize, seed: u64) -> f64 {
     /// With fewer extreme arrangements than this, more are drawn where the level asks for it.
     const FEW: u64 = 20;
-    let mut pool = Pool::new(baseline, candidate);
+    let extreme = extreme(&pools);
+    let mut machines: Vec<Drawn> = pools.into_iter().map(Drawn::new).collect();
     let mut random = fastrand::Rng::with_seed(seed);
-    let all = pool.values.len();
-    // The smaller side is drawn: the other's sum is the same with the other sign.
-    let few = pool.candidates.min(all - pool.candidates);
-    let sums = Sums::new(&pool.values, few);
-    let (mut seen, mut extreme) = (0, 0);
+    let (mut seen, mut found) = (0, 0);
     // So many that none being extreme is half of what the level asks for.
     let wanted = RESAMPLES.max((2.0 / level(comparisons)).ceil() as usize);
     for stop in [RESAMPLES, wanted] {
-        if seen > 0 && extreme >= FEW {
+        if seen > 0 && found >= FEW {
             break;
         }
         for _ in seen..stop {
-            let sum = match &sums {
-                Some(sums) => sums.random(few as u32, &mut random),
-                None => {
-                    let mut sum = 0.0;
-                    for i in 0..few {
-                        let other = i + below(&mut random, all - i);
-                        pool.values.swap(i, other);
-                        sum += pool.values[i];
-                    }
-                    sum
-                }
-            };
-            extreme += u64::from(sum.abs() >= pool.extreme);
+            let sum: f64 = machines.iter_mut().map(|machine| machine.sum(&mut random)).sum();
+            found += u64::from(sum.abs() >= extreme);
         }
         seen = stop;
     }
     // The arrangement that was measured is one of them.
-    (extreme + 1) as f64 / (seen + 1) as f64
+    (found + 1) as f64 / (seen + 1) as f64
 }
 
 /// Sums of parts of at most 64 values, by eight values at a time.
@@ -269,11 +319,6 @@ pub(crate) fn error(base: &Moments, new: &Moments) -> (f64, f64) {
     ((b + n).sqrt(), freedom.max(1.0))
 }
 
-fn welch(base: &Moments, new: &Moments) -> f64 {
-    let (error, freedom) = error(base, new);
-    two_sided(new.mean - base.mean, error, freedom)
-}
-
 /// Probability of so large a difference by Student's t; without any error every difference is real.
 pub(crate) fn two_sided(difference: f64, error: f64, freedom: f64) -> f64 {
     match (error, difference) {
@@ -358,6 +403,9 @@ pub struct Metric {
     pub baseline: Vec<Vec<f64>>,
     /// Samples of each boot of the candidate.
     pub candidate: Vec<Vec<f64>>,
+    /// The machine on which each boot of the baseline, and each of the candidate, ran: only boots of one
+    /// machine are compared with each other. Empty when machines are alike.
+    pub machines: [Vec<usize>; 2],
     /// What stands for a boot.
     pub statistic: Statistic,
     /// Which direction is an improvement.
@@ -377,36 +425,107 @@ fn change(metric: &Metric, comparisons: usize) -> Option<Change> {
     let side = |boots: &[Vec<f64>]| -> Option<Vec<Boot>> {
         boots.iter().map(|samples| Boot::new(samples, metric.statistic, metric.better)).collect()
     };
-    let (base_boots, new_boots) = (side(&metric.baseline)?, side(&metric.candidate)?);
-    let values = |boots: &[Boot]| -> Vec<f64> { boots.iter().map(|boot| boot.value).collect() };
+    let boots = [side(&metric.baseline)?, side(&metric.candidate)?];
+    let Within { boots: [base_boots, new_boots], pools, lost } = within(boots, &metric.machines)?;
     let (base_values, new_values) = (values(&base_boots), values(&new_boots));
     let (base, new) = (Moments::new(&base_values)?, Moments::new(&new_values)?);
     let log = (new.mean / base.mean).ln();
     if base.mean <= 0.0 || new.mean <= 0.0 || !log.is_finite() {
         return None;
     }
-    let relative = |side: &Moments| Moments {
-        mean: 1.0,
-        variance: side.variance / (side.mean * side.mean),
+    // Boots that are set against the centre of their machine scatter less than they do by themselves.
+    let all = base.count + new.count - 2.0;
+    let wider = all / (all - lost);
+    let moments = |side: &Moments, scale: f64| Moments {
+        mean: side.mean / scale,
+        variance: wider * side.variance / (scale * scale),
         ..*side
     };
-    let (error, freedom) = error(&relative(&base), &relative(&new));
-    let draws = (Draws::new(&base_boots, &base), Draws::new(&new_boots, &new));
+    let of = |base: &Moments, new: &Moments| {
+        let (error, freedom) = error(base, new);
+        (error, (freedom / wider).max(1.0))
+    };
+    let (absolute, student_freedom) = of(&moments(&base, 1.0), &moments(&new, 1.0));
+    let student = two_sided(new.mean - base.mean, absolute, student_freedom);
+    let relative = [moments(&base, base.mean), moments(&new, new.mean)];
+    let (error, freedom) = of(&relative[0], &relative[1]);
+    let draws = [(&base_boots, &base), (&new_boots, &new)];
+    let draws = draws.map(|(boots, moments)| Draws::new(boots, moments, wider));
     let (low, high) = bootstrap(&draws, log, freedom, metric.seed);
+    let machines: Vec<(&[f64], &[f64])> = pools.iter().map(|(b, n)| (&**b, &**n)).collect();
     Some(Change {
         ratio: new.mean / base.mean - 1.0,
         interval: (low.exp_m1(), high.exp_m1()),
-        test: test(&base_values, &new_values, comparisons, metric.seed)?,
+        test: arranged(&machines, student, comparisons, metric.seed),
         detectable: detected(error, freedom, comparisons),
-        variance: relative(&base).variance + relative(&new).variance,
+        variance: relative[0].variance + relative[1].variance,
     })
+}
+
+fn values(boots: &[Boot]) -> Vec<f64> {
+    boots.iter().map(|boot| boot.value).collect()
+}
+
+/// The boots of two kernels, such that machines make no difference.
+struct Within {
+    /// Those of each kernel.
+    boots: [Vec<Boot>; 2],
+    /// What stands for them, by machine, in shares of its mean over all boots: which kernel they are of
+    /// does not change these.
+    pools: Vec<(Vec<f64>, Vec<f64>)>,
+    /// Degrees of freedom that it took.
+    lost: f64,
+}
+
+/// Sets boots against the centre of their machine, the geometric mean of both kernels' means, so that
+/// kernels count alike however many boots each has there. Boots of a machine that has none of the other
+/// kernel are left out. `None` where too few are left, or a machine's mean isn't positive.
+fn within(boots: [Vec<Boot>; 2], machines: &[Vec<usize>; 2]) -> Option<Within> {
+    let [mut base, mut new] = boots;
+    if machines.iter().all(Vec::is_empty) {
+        let pools = vec![(values(&base), values(&new))];
+        return Some(Within { boots: [base, new], pools, lost: 0.0 });
+    }
+    let mut on: BTreeMap<usize, [Vec<Boot>; 2]> = BTreeMap::new();
+    for (at, side) in [&mut base, &mut new].into_iter().enumerate() {
+        for (boot, machine) in side.drain(..).zip(&machines[at]) {
+            on.entry(*machine).or_default()[at].push(boot);
+        }
+    }
+    on.retain(|_, [base, new]| !base.is_empty() && !new.is_empty());
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (mut pools, mut centres) = (Vec::new(), Vec::new());
+    for [base, new] in on.values() {
+        let (base, new) = (values(base), values(new));
+        let centre = (mean(&base) * mean(&new)).sqrt();
+        let all = mean(&[&*base, &*new].concat());
+        if !(centre > 0.0 && all > 0.0 && centre.is_finite()) {
+            return None;
+        }
+        centres.push(centre);
+        let shares = |side: &[f64]| side.iter().map(|value| value / all).collect::<Vec<f64>>();
+        pools.push((shares(&base), shares(&new)));
+    }
+    let boots: usize = pools.iter().map(|(base, new)| base.len() + new.len()).sum();
+    // Each machine but one takes a degree of freedom.
+    let lost = on.len().saturating_sub(1);
+    if boots < lost + 3 {
+        return None;
+    }
+    let common = mean(&centres);
+    for ([base_on, new_on], centre) in on.into_values().zip(centres) {
+        let share = |boot: Boot| boot.scaled(common / centre);
+        base.extend(base_on.into_iter().map(share));
+        new.extend(new_on.into_iter().map(share));
+    }
+    Some(Within { boots: [base, new], pools, lost: lost as f64 })
 }
 
 /// The 95 % interval of the logarithm of the change, by the hierarchical bootstrap.
 ///
 /// Works on logarithms: twice as much and half as much are equally far, and no interval reaches a
 /// change of -100 %.
-fn bootstrap((base, new): &(Draws, Draws), log: f64, freedom: f64, seed: u64) -> (f64, f64) {
+fn bootstrap([base, new]: &[Draws; 2], log: f64, freedom: f64, seed: u64) -> (f64, f64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut ratios: Vec<f64> =
         (0..RESAMPLES).map(|_| new.mean(&mut random) / base.mean(&mut random)).collect();
@@ -436,12 +555,13 @@ struct Draws {
 }
 
 impl Draws {
-    fn new(boots: &[Boot], moments: &Moments) -> Self {
+    /// `more` is what the variance of boots is larger by than that of their numbers.
+    fn new(boots: &[Boot], moments: &Moments, more: f64) -> Self {
         Self {
             values: boots.iter().flat_map(|boot| boot.draws).collect(),
             boots: boots.len(),
             centre: moments.mean,
-            wider: (moments.count / (moments.count - 1.0)).sqrt(),
+            wider: (more * moments.count / (moments.count - 1.0)).sqrt(),
         }
     }
 
@@ -521,18 +641,28 @@ mod tests {
     #[test]
     fn permutations() {
         // 20 arrangements, two of which are as extreme; 70 of which four are.
-        assert!((exact_permutation(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]) - 0.1).abs() < 1e-12);
-        assert!(
-            (exact_permutation(&[1.0, 2.0, 3.0, 5.0], &[4.0, 6.0, 7.0, 8.0]) - 4.0 / 70.0).abs()
-                < 1e-12
-        );
-        assert!((exact_permutation(&[1.0, 1.0], &[1.0, 1.0, 1.0]) - 1.0).abs() < 1e-12);
+        let exact = |base: &[f64], new: &[f64]| exact_permutation(&[Pool::new(base, new)]);
+        assert!((exact(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]) - 0.1).abs() < 1e-12);
+        assert!((exact(&[1.0, 2.0, 3.0, 5.0], &[4.0, 6.0, 7.0, 8.0]) - 4.0 / 70.0).abs() < 1e-12);
+        assert!((exact(&[1.0, 1.0], &[1.0, 1.0, 1.0]) - 1.0).abs() < 1e-12);
+        // Within two machines of 2 and 2, and of 2 and 1 boots: 6 times 3, one as extreme, and the other way
+        // round only the first machine's.
+        let uneven = [Pool::new(&[1.0, 2.0], &[3.0, 4.0]), Pool::new(&[5.0, 6.0], &[9.0])];
+        assert!((exact_permutation(&uneven) - 1.0 / 18.0).abs() < 1e-12);
         assert_eq!(arrangements(8, 8).round(), 12_870.0);
         let (base, new): (Vec<f64>, Vec<f64>) =
             ((0..8).map(f64::from).collect(), (0..8).map(|i| f64::from(i) + 2.5).collect());
-        let (exact, random) =
-            (exact_permutation(&base, &new), random_permutation(&base, &new, 1, 1));
-        assert!((exact - random).abs() < 0.01, "{exact} {random}");
+        let both = |machines: &[(&[f64], &[f64])]| {
+            let pools =
+                || machines.iter().map(|(base, new)| Pool::new(base, new)).collect::<Vec<_>>();
+            (exact_permutation(&pools()), random_permutation(pools(), 1, 1))
+        };
+        for machines in
+            [vec![(&base[..], &new[..])], vec![(&base[..3], &new[..3]), (&base[3..], &new[4..])]]
+        {
+            let (exact, random) = both(&machines);
+            assert!((exact - random).abs() < 0.01, "{exact} {random}");
+        }
     }
 
     #[test]

@@ -163,7 +163,8 @@ fn boots_that_shift_as_a_whole_are_the_replicates() {
                     };
                     let (baseline, candidate) = (side(), side());
                     let seed = u64::from(seed);
-                    Metric { baseline, candidate, statistic, better: Better::Lower, seed }
+                    let machines = Default::default();
+                    Metric { baseline, candidate, machines, statistic, better: Better::Lower, seed }
                 })
                 .collect();
             let found = changes(&metrics, 1);
@@ -176,6 +177,87 @@ fn boots_that_shift_as_a_whole_are_the_replicates() {
             at_most(0.05, &format!("false alarms, {name}"), alarms, runs);
             at_most(0.05, &format!("intervals without the truth, {name}"), missed, runs);
         }
+    }
+}
+
+/// Boots on machines that differ by 10 % from one to the next, so many of each kernel on each, each of two
+/// samples that differ by nothing of note. The candidate's are `shift` times as large.
+fn on_machines(
+    boots: &[(usize, usize)],
+    shape: Shape,
+    shift: f64,
+    seed: u64,
+    random: &mut Random,
+) -> Metric {
+    let mut sides = [Vec::new(), Vec::new()];
+    let mut machines = [Vec::new(), Vec::new()];
+    for (machine, &(base, new)) in boots.iter().enumerate() {
+        let own = 1.1_f64.powi(machine as i32);
+        for (side, (count, shift)) in [(base, 1.0), (new, shift)].into_iter().enumerate() {
+            for _ in 0..count {
+                let boot = own * shift * shape.draw(0.03, random);
+                sides[side].push(vec![boot, boot * 1.0001]);
+                machines[side].push(machine);
+            }
+        }
+    }
+    let [baseline, candidate] = sides;
+    let statistic = Statistic::BestDecile;
+    Metric { baseline, candidate, machines, statistic, better: Better::Lower, seed }
+}
+
+const ON_MACHINES: [(&str, &[(usize, usize)]); 4] = [
+    ("2 machines, 4 boots each", &[(4, 4), (4, 4)]),
+    ("3 machines, 3 boots each", &[(3, 3), (3, 3), (3, 3)]),
+    ("2 machines, boots lost", &[(4, 3), (2, 4)]),
+    ("4 machines, a pair each", &[(1, 1), (1, 1), (1, 1), (1, 1)]),
+];
+
+/// Pairs alone are compared by t, which asks boots to scatter about normally.
+#[test]
+fn machines_that_differ_keep_their_rates() {
+    let runs = draws() / 10;
+    for (name, boots) in ON_MACHINES {
+        let pairs = boots.iter().all(|&boots| boots == (1, 1));
+        for shape in SHAPES.into_iter().filter(|shape| !pairs || matches!(shape, Shape::Normal)) {
+            let mut random = Random::with_seed(19);
+            let metrics: Vec<Metric> = (0..runs)
+                .map(|seed| on_machines(boots, shape, 1.0, u64::from(seed), &mut random))
+                .collect();
+            let found = changes(&metrics, 1);
+            let found = || found.iter().flatten();
+            assert_eq!(found().count() as u32, runs);
+            let alarms = found().filter(|c| c.test.p <= 0.05).count() as u32;
+            let missed =
+                found().filter(|c| c.interval.0 > 0.0 || c.interval.1 < 0.0).count() as u32;
+            at_most(0.05, &format!("false alarms, {name}, {shape:?}"), alarms, runs);
+            at_most(0.05, &format!("intervals without the truth, {name}, {shape:?}"), missed, runs);
+        }
+    }
+}
+
+#[test]
+fn what_is_called_detectable_is_found_on_machines_that_differ() {
+    let runs = draws() / 10;
+    for (name, boots) in ON_MACHINES {
+        let metric = |shift: f64, seed: u64, random: &mut Random| {
+            on_machines(boots, Shape::Normal, shift, seed, random)
+        };
+        // What a run says of itself scatters: the middle of many is what is promised.
+        let mut random = Random::with_seed(20);
+        let equal: Vec<Metric> = (0..200).map(|seed| metric(1.0, seed, &mut random)).collect();
+        let mut seen: Vec<f64> =
+            changes(&equal, 1).iter().flatten().map(|c| c.detectable).collect();
+        seen.sort_by(f64::total_cmp);
+        let shift = 1.0 + seen[seen.len() / 2];
+        let metrics: Vec<Metric> =
+            (0..runs).map(|seed| metric(shift, u64::from(seed), &mut random)).collect();
+        let found = changes(&metrics, 1);
+        let hits = found.iter().flatten().filter(|c| c.test.p <= 0.05 && c.ratio > 0.0).count();
+        let what = format!("a detectable change of {:.1} %, {name}", 100.0 * (shift - 1.0));
+        at_least(0.7, &what, hits as u32, runs);
+        let middle = found.iter().flatten().map(|c| c.ratio).sum::<f64>() / f64::from(runs);
+        assert!((middle / (shift - 1.0) - 1.0).abs() < 0.05, "{what}: {middle} on average");
     }
 }
 
@@ -318,6 +400,7 @@ proptest! {
         let metric = |baseline: &[Vec<f64>], candidate: &[Vec<f64>]| Metric {
             baseline: baseline.to_vec(),
             candidate: candidate.to_vec(),
+            machines: Default::default(),
             statistic: Statistic::BestDecile,
             better: Better::Lower,
             seed: 1,
@@ -340,7 +423,7 @@ proptest! {
             .map(|metric| {
                 let mut side = || (0..10).map(|_| values(5, || Shape::Skewed.draw(0.2, &mut random).abs() + 0.1)).collect();
                 let (baseline, candidate) = (side(), side());
-                Metric { baseline, candidate, statistic: Statistic::BestDecile, better: Better::Higher, seed: metric }
+                Metric { baseline, candidate, machines: Default::default(), statistic: Statistic::BestDecile, better: Better::Higher, seed: metric }
             })
             .collect();
         let with = |threads| {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use kgate_compare::{Assessment, Inputs};
 use kgate_model::finding::{Finding, FindingKind, Severity};
+use kgate_model::inventory::Conditions;
 use kgate_model::journal::{Entry, Event, RunRecord, TrialRecord};
 use kgate_model::kernel::KernelRecord;
 use kgate_model::outcome::{Fault, FaultKind, Outcome, Role, Subtest};
@@ -35,6 +36,10 @@ pub(crate) struct Run {
     pub(crate) boot_faults: BTreeMap<(Role, u32), Fault>,
     /// KiB that the candidate's Slab has more after boot.
     pub(crate) slab_growth: u64,
+    /// Lab hosts that the boots go round.
+    pub(crate) hosts: Vec<String>,
+    /// State of the host, of these boots.
+    pub(crate) conditions: BTreeMap<(Role, u32), Conditions>,
     pub(crate) notes: Vec<String>,
     pub(crate) stopped: Option<Fault>,
 }
@@ -196,11 +201,17 @@ impl Run {
         self
     }
 
+    fn host(&self, number: u32) -> Option<String> {
+        let at = (number as usize - 1).checked_rem(self.hosts.len())?;
+        Some(self.hosts[at].clone())
+    }
+
     pub(crate) fn plan(&self) -> Plan {
         let mut boots = Vec::new();
         for number in 1..=self.boots {
             for role in Role::ALL {
-                let id = format!("{role}-{number}-base");
+                let on = self.host(number).map(|host| format!("+on-{host}")).unwrap_or_default();
+                let id = format!("{role}-{number}-base{on}");
                 let trials = (self.scenarios.iter())
                     .map(|scenario| PlannedTrial {
                         id: format!("{scenario}@{id}"),
@@ -219,7 +230,7 @@ impl Run {
                     modules: Vec::new(),
                     start: Start::Shared,
                     exclusive: false,
-                    host: None,
+                    host: self.host(number),
                     seed: None,
                     partition: 1,
                     trials,
@@ -248,6 +259,9 @@ impl Run {
         events.extend(self.notes.iter().map(|text| Event::Note { text: text.clone() }));
         for boot in &self.plan().boots {
             self.boot_events(boot, &mut events);
+        }
+        for host in &self.hosts {
+            events.push(Event::HostReturned { host: host.clone(), left: None });
         }
         events.push(Event::RunEnded { stopped: self.stopped.clone() });
         events
@@ -280,7 +294,7 @@ impl Run {
                 ready_ms: 1500 + u64::from(boot.number),
                 state: KernelState { taint: 0, memory, ..KernelState::default() },
                 kept_since: None,
-                conditions: None,
+                conditions: self.conditions.get(&at).cloned(),
             });
             for trial in &boot.trials {
                 self.trial_events(boot, trial, events);
