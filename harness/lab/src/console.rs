@@ -41,6 +41,8 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// Between two attempts, at first and in the end.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// After a mistake, which is tried again only because somebody may have mended it.
+const MENDED: Duration = Duration::from_secs(30);
 /// A connection that lived for so long was a good one: the next pause is a short one again.
 const GOOD: Duration = Duration::from_secs(5);
 /// Between two reads: a console comes byte by byte, and each read wakes the controller.
@@ -245,7 +247,8 @@ impl Source {
                 stream::connect(address, *port, *telnet).await
             }
             ConsoleSource::Conserver { server, port, console } => {
-                conserver::connect(server, *port, console).await
+                let (server, console) = (server.clone(), console.clone());
+                conserver::connect(&conserver::At { server, port: *port, console }, state).await
             }
             ConsoleSource::Command(command) => command::connect(host, command).await,
             ConsoleSource::Netconsole { port, address: ours, .. } => {
@@ -397,7 +400,8 @@ impl Listening {
             }
             // What was meant for the connection that is gone.
             while self.typing.try_recv().is_ok() {}
-            sleep(pause).await;
+            let mistake = self.state.borrow().mistake;
+            sleep(if mistake { MENDED } else { pause }).await;
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }

@@ -1,143 +1,145 @@
-//! Consoles of a conserver, by its own protocol (the page `PROTOCOL` of its sources).
+//! Consoles of a conserver, through its client `console`: it knows how a site encrypts and who it is, and a
+//! conserver talks to nobody else by default.
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use std::io::Cursor;
+use std::time::Duration;
 
-use super::stream::dial;
-use super::{Failed, Heard, Link, Protocol};
+use kgate_machine::process::{Piped, Process, output};
+use kgate_model::host::HostCommand;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::ChildStdout;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
-/// Who we say that we are; a conserver may grant rights by it.
-const USER: &str = "kgate";
-/// A conserver sends a client on to the one that has the console, not more often than this.
-const HOPS: usize = 5;
-/// No answer is longer.
-const ANSWER: u64 = 4096;
-/// Before what is meant for the conserver itself.
-const ESCAPE: &str = "\x05c";
-/// Quotes itself.
-const IAC: u8 = 255;
+use super::command::ended;
+use super::{Failed, Heard, Link, Protocol, State};
 
-pub(super) async fn connect(server: &str, port: u16, console: &str) -> Result<Link, Failed> {
-    let (mut server, mut port) = (server.to_owned(), port);
-    for _ in 0..HOPS {
-        let mut line = Line { stream: BufReader::new(dial(&server, port).await?) };
-        line.expect_ok("greeted").await?;
-        let said = line.ask(&format!("login {USER}\r\n")).await?;
-        if said.starts_with("passwd?") {
-            let why = "it asks for a password; let it trust the controller, or use `console` as a \
-                command";
-            return Err(Failed::mistake(format!("conserver {server}: {why}")));
-        }
-        if said != "ok" {
-            return Err(Failed::now(format!("conserver {server}: {said}")));
-        }
-        let said = line.ask(&format!("call {console}\r\n")).await?;
-        if let Some(other) = said.strip_prefix('@') {
-            // The other one has the same port, as conservers of one group do.
-            other.clone_into(&mut server);
-        } else if let Ok(its) = said.parse() {
-            port = its;
-        } else if said.starts_with('[') {
-            return line.attach(&said, &server).await;
-        } else {
-            return Err(Failed::mistake(format!("conserver {server}: {said}")));
-        }
+/// The client says this when all that follows is the console's.
+const CONNECTED: &str = "[Enter `";
+/// The conserver says this next when somebody else may type.
+const TAKEN: &[u8] = b"[no, ";
+/// It says so within this time.
+const SAYS: Duration = Duration::from_millis(500);
+/// No line of the client is longer.
+const LINE: u64 = 4096;
+/// What waiting doesn't mend.
+const MISTAKES: &[(&str, &str)] =
+    &[("not found", ""), ("assword", ": let the conserver trust the controller")];
+/// A console that is silent for so long is asked for: the client isn't told when the conserver's own line
+/// is down, nor when its other end is gone.
+const SILENCE: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// A console of a conserver.
+#[derive(Clone)]
+pub(super) struct At {
+    pub(super) server: String,
+    pub(super) port: u16,
+    pub(super) console: String,
+}
+
+impl At {
+    fn command(&self, limit: Duration, how: &[&str]) -> HostCommand {
+        // -U: also without encryption, if the conserver has none.
+        let command = HostCommand::new("console", limit).args(["-U", "-M", &self.server, "-p"]);
+        command.arg(self.port.to_string()).args(how).arg("--").arg(&self.console)
     }
-    Err(Failed::mistake(format!("conserver {server}: sent on more than {HOPS} times")))
+
+    /// Whether its line is up; `None` when nobody says.
+    async fn is_up(&self) -> Option<bool> {
+        let said = output(&self.command(ANSWER, &["-i"])).await.ok()?;
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let line = said.lines().find(|line| line.starts_with(&format!("{}:", self.console)))?;
+        Some(!line.contains(":down:"))
+    }
 }
 
-/// A connection on which lines are answered by lines.
-struct Line {
-    stream: BufReader<TcpStream>,
+pub(super) async fn connect(at: &At, state: watch::Receiver<State>) -> Result<Link, Failed> {
+    // -k: not while its line is down.
+    let Piped { mut process, stdin, stdout } =
+        Process::piped(&at.command(Duration::ZERO, &["-k", "-a"]))
+            .map_err(|error| Failed::mistake(format!("console: {error}")))?;
+    let mut stdout = BufReader::new(stdout);
+    let mut said = String::new();
+    loop {
+        let line = line(&mut stdout).await;
+        if line.is_empty() {
+            return Err(failed(&said, &mut process).await);
+        }
+        if line.starts_with(CONNECTED) {
+            break;
+        }
+        said = line;
+    }
+    // Whatever there is of a line when the time is over is kept.
+    let mut next = Vec::new();
+    let _ = timeout(SAYS, (&mut stdout).take(LINE).read_until(b'\n', &mut next)).await;
+    let taken = next.starts_with(TAKEN);
+    if taken {
+        next.clear();
+    }
+    let link = Link::new(Cursor::new(next).chain(stdout)).speaking(Conserver).of(process);
+    let link = link.watched(watch(at.clone(), state));
+    Ok(if taken { link.keeping(stdin) } else { link.writing(stdin) })
 }
 
-impl Line {
-    async fn ask(&mut self, what: &str) -> Result<String, Failed> {
-        let mut said = Vec::new();
-        let asked = async {
-            self.stream.write_all(what.as_bytes()).await?;
-            (&mut self.stream).take(ANSWER).read_until(b'\n', &mut said).await
+/// A line of what the client says; empty when it has ended.
+async fn line(stdout: &mut BufReader<ChildStdout>) -> String {
+    let mut line = Vec::new();
+    // A read error ends it just as its end does.
+    let _ = stdout.take(LINE).read_until(b'\n', &mut line).await;
+    String::from_utf8_lossy(&line).into_owned()
+}
+
+async fn failed(said: &str, process: &mut Process) -> Failed {
+    let how = ended(process).await;
+    let complaint = process.complaint();
+    let why = if said.is_empty() { how } else { said.trim().to_owned() };
+    let mistake = MISTAKES.iter().find(|(text, _)| said.contains(text) || complaint.contains(text));
+    match mistake {
+        Some((_, help)) => Failed::mistake(format!("{why}{help}")),
+        None => Failed::now(why),
+    }
+}
+
+/// Returns when nothing more can come, and why that is.
+async fn watch(at: At, state: watch::Receiver<State>) -> String {
+    loop {
+        let before = state.borrow().bytes;
+        sleep(SILENCE).await;
+        if state.borrow().bytes != before {
+            continue;
+        }
+        let up = match at.is_up().await {
+            // It may have been busy.
+            None => at.is_up().await,
+            said => said,
         };
-        match asked.await {
-            Ok(1..) => Ok(String::from_utf8_lossy(&said).trim_end().to_owned()),
-            Ok(0) => Err(Failed::now("the conserver closed the connection".to_owned())),
-            Err(error) => Err(Failed::now(format!("the conserver: {error}"))),
+        match up {
+            Some(true) => {}
+            Some(false) => return "the conserver's line is down".to_owned(),
+            None => return "the conserver does not answer any more".to_owned(),
         }
-    }
-
-    async fn expect_ok(&mut self, when: &str) -> Result<(), Failed> {
-        match self.ask("").await?.as_str() {
-            "ok" => Ok(()),
-            said => Err(Failed::now(format!("the conserver {when} with `{said}`"))),
-        }
-    }
-
-    /// Asks for the state of the line, and then for all that comes on it.
-    async fn attach(mut self, attached: &str, server: &str) -> Result<Link, Failed> {
-        let state = self.ask(&format!("{ESCAPE}=")).await?;
-        // Old ones don't know the question.
-        if state != "[up]" && !state.starts_with("[unknown") {
-            return Err(Failed::now(format!("conserver {server}: {state}")));
-        }
-        let connected = self.ask(&format!("{ESCAPE};")).await?;
-        if connected != "[connected]" && !connected.starts_with("[unknown") {
-            return Err(Failed::now(format!("conserver {server}: {connected}")));
-        }
-        let rest = self.stream.buffer().to_vec();
-        let (input, output) = self.stream.into_inner().into_split();
-        let link =
-            Link::new(std::io::Cursor::new(rest).chain(input)).speaking(Conserver::default());
-        // Others may only look on while somebody writes, and some may only look on.
-        Ok(if attached == "[attached]" { link.writing(output) } else { link.keeping(output) })
     }
 }
 
-/// The stream of a console: only 0xff is quoted, and what is typed may not be taken for an escape.
-#[derive(Default)]
-struct Conserver {
-    quoted: bool,
-}
+/// What is typed may not be taken for an escape.
+struct Conserver;
 
 impl Protocol for Conserver {
     fn heard(&mut self, bytes: &[u8], heard: &mut Heard) {
-        for &byte in bytes {
-            if self.quoted {
-                // Anything else after it is for a client that changes consoles.
-                heard.text.extend((byte == IAC).then_some(IAC));
-                self.quoted = false;
-            } else if byte == IAC {
-                self.quoted = true;
-            } else {
-                heard.text.push(byte);
-            }
-        }
+        heard.text.extend(bytes);
     }
 
     fn typed(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut sent = Vec::with_capacity(bytes.len());
         for &byte in bytes {
             match byte {
-                IAC => sent.extend([IAC, IAC]),
-                // The beginning of an escape, as an octal number.
-                0x05 => sent.extend(format!("{ESCAPE}\\005").as_bytes()),
+                // An escape begins with it, and there is one for a byte by its octal number.
+                0x05 => sent.extend(b"\x05c\\005"),
                 _ => sent.push(byte),
             }
         }
         sent
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_quoted_is_told_and_what_is_typed_is_quoted() {
-        let mut conserver = Conserver::default();
-        let mut heard = Heard::default();
-        conserver.heard(b"a\xff\xffb\xff", &mut heard);
-        conserver.heard(b"\xffc\xffGd", &mut heard);
-        assert_eq!(heard.text, b"a\xffb\xffcd");
-        assert_eq!(conserver.typed(b"x\xff\x05cy"), b"x\xff\xff\x05c\\005cy");
     }
 }

@@ -17,6 +17,9 @@ use super::{Failed, Heard, Link, Protocol, State};
 
 /// `ipmitool` says this when the session is there, and only then.
 const OPERATIONAL: &str = "[SOL Session operational";
+/// With `-v` it says one of these when the BMC doesn't know the user or the password, which BMCs punish when
+/// it is tried again and again.
+const REFUSED: &[&str] = &["HMAC is invalid", "unauthorized name", "unauthorized role"];
 /// It says this when somebody has the console; often that is a session that nobody ended.
 const TAKEN: &str = "already active";
 /// Limit of a question to the BMC.
@@ -24,6 +27,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// A console that is silent for so long is asked whose it is: a session whose console another one took is
 /// told nothing. A BMC that answered before, and twice doesn't, is gone.
 const SILENCE: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(1);
 /// Asks whose session the console belongs to ("get payload instance info" of SOL's first instance).
 const WHOSE: &[&str] = &["raw", "0x06", "0x4b", "0x01", "0x01"];
 
@@ -38,13 +42,17 @@ impl Bmc {
     /// The command line; the password is in the environment.
     fn command(&self, program: HostCommand, words: &[&str]) -> HostCommand {
         let Ipmi { address, port, user, cipher_suite, .. } = &self.ipmi;
-        let mut command = program.args(["-I", "lanplus", "-E", "-H", address, "-U", user, "-p"]);
+        let mut command = program.args(["-I", "lanplus", "-v", "-E"]);
+        // It asks so often, waiting so long, also when it looks whether the BMC is still there.
+        command = command.args(["-N", "1", "-R", "2", "-H", address, "-U", user, "-p"]);
         command = command.arg(port.to_string());
         if let Some(suite) = cipher_suite {
             command = command.arg("-C").arg(suite.to_string());
         }
-        let password = self.password.expose_secret().into();
-        command.env.push(("IPMI_PASSWORD".into(), password));
+        // It reads either, and prefers what may be in the environment already.
+        for name in ["IPMITOOL_PASSWORD", "IPMI_PASSWORD"] {
+            command.env.push((name.into(), self.password.expose_secret().into()));
+        }
         command.args(words)
     }
 
@@ -89,7 +97,13 @@ async fn activate(bmc: &Bmc) -> Result<Link, Failed> {
             let why = ended(&mut process).await;
             // What `env` and its like end with when there is no such program.
             let code = process.wait().await.ok().and_then(|status| status.code());
-            return Err(if code == Some(127) { Failed::mistake(why) } else { Failed::now(why) });
+            let complaint = process.complaint();
+            let refused = REFUSED.iter().any(|said| complaint.contains(said));
+            return Err(match code {
+                Some(127) => Failed::mistake(why),
+                _ if refused => Failed::mistake("the BMC refused the login".to_owned()),
+                _ => Failed::now(why),
+            });
         }
         if String::from_utf8_lossy(&line).starts_with(OPERATIONAL) {
             return Ok(Link::new(stdout).writing(stdin).speaking(Sol::default()).of(process));
@@ -100,7 +114,6 @@ async fn activate(bmc: &Bmc) -> Result<Link, Failed> {
 /// Returns when the console belongs to another session, and why that is.
 async fn watch_session(bmc: Bmc, state: watch::Receiver<State>) -> String {
     let Some(ours) = bmc.whose().await else { return pending().await };
-    let mut silent = false;
     loop {
         let before = state.borrow().bytes;
         sleep(SILENCE).await;
@@ -111,8 +124,13 @@ async fn watch_session(bmc: Bmc, state: watch::Receiver<State>) -> String {
             Some(now) if now != ours => {
                 return "the BMC gave the console to another session".to_owned();
             }
-            None if silent => return "the BMC does not answer any more".to_owned(),
-            now => silent = now.is_none(),
+            Some(_) => {}
+            None => {
+                sleep(AGAIN).await;
+                if bmc.whose().await.is_none() {
+                    return "the BMC does not answer any more".to_owned();
+                }
+            }
         }
     }
 }
