@@ -2,6 +2,7 @@
 //! `docs/lab-faults.md`, each of which a test here shows.
 
 mod guests;
+mod long;
 mod netconsole;
 mod peers;
 mod tcp;
@@ -77,6 +78,7 @@ fn the_page_is_what_is_tested() {
     assert_eq!(rows, table, "the table is this:\n{}\n", table.join("\n"));
     let tests = [
         include_str!("guests.rs"),
+        include_str!("long.rs"),
         include_str!("netconsole.rs"),
         include_str!("peers.rs"),
         include_str!("tcp.rs"),

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::{LONG, exit, exit_of, open, refused, state, until};
 
 /// A stand-in that says nothing by itself.
-fn stand_in(console: Console) -> Option<(StandIn, ConsoleSource)> {
+pub(crate) fn stand_in(console: Console) -> Option<(StandIn, ConsoleSource)> {
     let host = StandIn::start(Setup { console, ..Setup::default() })?;
     host.qmp("stop", serde_json::json!({}));
     let source = host.lab_host().consoles.remove(0);
@@ -30,14 +30,14 @@ fn ipmitool(at: &Ipmi, words: &[&str]) -> Command {
 }
 
 /// Injects until it is heard: the peer may still be on its way to the serial line.
-async fn hears(host: &StandIn, feed: &Feed, text: &str) -> String {
+pub(crate) async fn hears(host: &StandIn, feed: &Feed, text: &str) -> String {
     let mut reader = feed.reader();
     host.inject(text.as_bytes());
     until(&mut reader, text.trim_end()).await
 }
 
 /// Whose child dies with the test.
-struct Other(Child);
+pub(crate) struct Other(pub(crate) Child);
 
 impl Drop for Other {
     fn drop(&mut self) {
@@ -98,22 +98,6 @@ async fn sol_that_another_session_takes_is_taken_back() {
 }
 
 #[tokio::test]
-async fn a_bmc_that_stops_answering_is_noticed() {
-    assert_eq!(exit_of("SOL: BMC stops answering"), "—");
-    let Some((host, source)) = stand_in(Console::Sol) else { return };
-    let feed = open(source, None).await;
-    hears(&host, &feed, "here\r\n").await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    host.stop_bmc(true);
-    let began = Instant::now();
-    let why = state(&feed, |state| !state.connected).await.why;
-    println!("noticed after {:?}: {why:?}", began.elapsed());
-    host.stop_bmc(false);
-    state(&feed, |state| state.connected).await;
-    hears(&host, &feed, "here again\r\n").await;
-}
-
-#[tokio::test]
 async fn a_conserver_is_spoken_to() {
     let Some((host, source)) = stand_in(Console::Conserver) else { return };
     let feed = open(source.clone(), None).await;
@@ -137,7 +121,7 @@ async fn a_conserver_is_spoken_to() {
 }
 
 /// A conserver with its own rules.
-fn conserver(dir: &Path, port: u16, line: u16, access: &str) -> Option<Other> {
+pub(crate) fn conserver(dir: &Path, port: u16, line: u16, access: &str) -> Option<Other> {
     let text = format!(
         "config * {{ }}\ndefault * {{ logfile \"\"; rw *; master localhost; type host; host 127.0.0.1; \
          protocol raw; }}\nconsole edge-1 {{ port {line}; }}\naccess * {{ {access} 127.0.0.1; }}\n"
@@ -156,11 +140,11 @@ fn conserver(dir: &Path, port: u16, line: u16, access: &str) -> Option<Other> {
 }
 
 /// A port that nobody listens on.
-fn free() -> u16 {
+pub(crate) fn free() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-async fn until_accepting(port: u16) {
+pub(crate) async fn until_accepting(port: u16) {
     while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -187,38 +171,4 @@ async fn a_conserver_that_can_not_help_says_why() {
     let error = refused(source(), Duration::from_secs(10)).await;
     assert_eq!(exit(&error), exit_of("conserver: its line is down"));
     assert!(error.to_string().contains("`edge-1' -- console is down"), "{error}");
-}
-
-#[tokio::test]
-async fn what_a_conserver_does_not_say_is_noticed() {
-    assert_eq!(exit_of("conserver: its line goes down later"), "—");
-    assert_eq!(exit_of("conserver: gone without a word"), "—");
-    let (dir, port) = (tempfile::tempdir().unwrap(), free());
-    let line = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = line.local_addr().unwrap().port();
-    let Some(server) = conserver(dir.path(), port, at, "trusted") else { return };
-    until_accepting(port).await;
-    let (host, _) = line.accept().await.unwrap();
-    let source = ConsoleSource::Conserver {
-        server: "127.0.0.1".to_owned(),
-        port,
-        console: "edge-1".to_owned(),
-    };
-    let feed = open(source.clone(), None).await;
-    drop((line, host));
-    let down = state(&feed, |state| !state.connected).await;
-    assert_eq!(down.why.unwrap(), "the conserver's line is down");
-    drop((feed, server));
-
-    let line = tokio::net::TcpListener::bind(("127.0.0.1", at)).await.unwrap();
-    let Some(server) = conserver(dir.path(), port, at, "trusted") else { return };
-    until_accepting(port).await;
-    let _host = line.accept().await.unwrap();
-    let feed = open(source, None).await;
-    let group = i32::try_from(server.0.id()).ok().and_then(Pid::from_raw).unwrap();
-    kill_process_group(group, Signal::STOP).unwrap();
-    let gone = state(&feed, |state| !state.connected).await;
-    assert_eq!(gone.why.unwrap(), "the conserver does not answer any more");
-    kill_process_group(group, Signal::CONT).unwrap();
-    state(&feed, |state| state.connected).await;
 }

@@ -176,7 +176,7 @@ fn memory() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-async fn flood(megabytes: usize) {
+pub(crate) async fn flood(megabytes: usize) {
     assert_eq!(exit_of("flood of 100 MB"), exit_of("two readers, one stuck"));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("console");
@@ -235,12 +235,6 @@ thread_local! {
 #[tokio::test]
 async fn a_flood_is_kept_and_starves_nobody() {
     flood(5).await;
-}
-
-#[tokio::test]
-#[ignore = "long: 100 MB"]
-async fn a_flood_of_100_mb_is_kept_and_starves_nobody() {
-    flood(100).await;
 }
 
 #[tokio::test]
