@@ -72,10 +72,10 @@ pub enum SshError {
 }
 
 impl SshError {
-    /// Whether it is the inventory that is wrong, not the host.
+    /// Whether the inventory, or what it refers to, has to be changed.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::HostKey(_))
+        matches!(self, Self::HostKey(_) | Self::Auth(_))
     }
 }
 
@@ -129,6 +129,9 @@ impl Ssh {
     /// # Errors
     /// All of [`SshError`] but `Exit`; within `within` at the latest.
     pub async fn connect(to: &inventory::Ssh, within: Duration) -> Result<Self, SshError> {
+        if let Some(file) = to.identity.as_ref().filter(|file| !file.exists()) {
+            return Err(SshError::Auth(format!("there is no key {}", file.display())));
+        }
         sweep(Path::new(SOCKETS));
         let place = Place::make(to)?;
         let control = place.dir.path().join("s");
@@ -155,7 +158,10 @@ impl Ssh {
         let (sender, closed) = watch::channel(None);
         let master = tokio::spawn(async move {
             let _ = process.wait().await;
-            sender.send_replace(Some(last_words(process.complaint().as_bytes(), "it ended")));
+            sender.send_replace(Some(last_words(
+                process.complaint().as_bytes(),
+                "the host no longer answers",
+            )));
             drop(place);
         });
         Ok(Self { session: Arc::new(session), closed, master })
@@ -585,4 +591,41 @@ fn sweep(below: &Path) {
         .filter(|path| abandoned(path).unwrap_or(false))
         // Another controller may be at it as well.
         .for_each(|path| drop(fs::remove_dir_all(path)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn left_overs_of_killed_controllers_are_swept() {
+        let below = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let dir = below.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            dir
+        };
+        let [left, used, making, other] =
+            ["kgate-ssh-left", "kgate-ssh-used", "kgate-ssh-making", "other"].map(make);
+        let [_left, used_lock] = [&left, &used].map(|dir| File::create(dir.join("lock")).unwrap());
+        flock(&used_lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        sweep(below.path());
+        assert!(!left.exists());
+        assert!(used.exists() && making.exists() && other.exists());
+    }
+
+    #[test]
+    fn what_ssh_says_has_a_meaning() {
+        let kind =
+            |said: &str| format!("{:?}", refusal(said)).split('(').next().unwrap().to_owned();
+        assert_eq!(kind("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @"), "HostKey");
+        assert_eq!(kind("root@h: Permission denied (publickey)."), "Auth");
+        assert_eq!(kind("ssh: connect to host h port 22: Connection refused"), "Unreachable");
+        assert_eq!(kind(""), "Unreachable");
+    }
+
+    #[test]
+    fn a_word_of_a_shell_stays_one() {
+        assert_eq!(quote("a'b $(c)"), r"'a'\''b $(c)'");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kgate_image::{Builder, Busybox};
 use kgate_kernel::Kernel;
-use kgate_lab::boot::{Production, Selector};
+use kgate_lab::boot::{Production, SelectError, Selector};
 use kgate_lab::host::{self, HostFacts};
 use kgate_lab::power::Power;
 use kgate_lab::ssh::Ssh;
@@ -114,6 +114,14 @@ impl Lab {
     }
 
     pub(crate) async fn stage(&self, ssh: &Ssh, facts: &HostFacts) -> Staged {
+        self.try_stage(ssh, facts).await.expect("it can be staged")
+    }
+
+    pub(crate) async fn try_stage(
+        &self,
+        ssh: &Ssh,
+        facts: &HostFacts,
+    ) -> Result<Staged, SelectError> {
         let modules = BTreeSet::new();
         let staging = Staging {
             role: Role::Candidate,
@@ -124,7 +132,7 @@ impl Lab {
             agent: &self.programs.agent,
             ops: &self.programs.ops,
         };
-        stage::stage(ssh, &self.host, facts, &staging, BOOTS).await.expect("it can be staged")
+        stage::stage(ssh, &self.host, facts, &staging, BOOTS).await
     }
 
     /// Asserts production, stages the candidate and boots it.
@@ -145,6 +153,12 @@ impl Lab {
         (facts, production, staged)
     }
 
+    /// The end of what the host has said.
+    pub(crate) fn console(&self) -> String {
+        let log = self.stand_in.console_log();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(20_000)..]).into_owned()
+    }
+
     /// Waits until another kernel than `before` answers.
     pub(crate) async fn until_rebooted(&self, before: &Identity) -> (Ssh, Identity) {
         let end = Instant::now() + BOOTS;
@@ -155,9 +169,7 @@ impl Lab {
             {
                 return (ssh, identity);
             }
-            let log = self.stand_in.console_log();
-            let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(6000)..]).into_owned();
-            assert!(Instant::now() < end, "no other kernel answers: {tail}");
+            assert!(Instant::now() < end, "no other kernel answers: {}", self.console());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
