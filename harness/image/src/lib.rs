@@ -7,6 +7,7 @@
 //! stand in for what those scripts would have done.
 
 mod apt;
+pub mod base;
 mod builder;
 mod busybox;
 mod deb;

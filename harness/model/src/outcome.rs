@@ -77,6 +77,8 @@ pub enum FaultKind {
     Emulator,
     /// The channel to the agent broke while the machine lived.
     Channel,
+    /// The lab host, its BMC, its console or the way to it.
+    Lab,
     /// The controller's disk, or another resource of its, failed.
     Controller,
     /// The run's own deadline came.
@@ -101,6 +103,7 @@ impl FaultKind {
             Self::Scenario => "broken scenario",
             Self::Emulator => "emulator",
             Self::Channel => "channel",
+            Self::Lab => "lab host",
             Self::Controller => "controller",
             Self::RunTimeout => "run deadline",
         }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kgate_image::Busybox;
+use kgate_image::{Busybox, base};
 use kgate_kernel::initramfs::{Content, Initramfs, InitramfsError};
 use kgate_kernel::{Driver, Kernel, KernelError, ModuleFile, Status};
 use kgate_model::outcome::Role;
@@ -214,24 +214,10 @@ impl Archive {
         for applet in busybox.applets.iter().filter(|a| *a != "bin/busybox") {
             root.symlink(applet, "/bin/busybox")?;
         }
-        for (path, mode) in [
-            ("proc", 0o755),
-            ("sys", 0o755),
-            ("run", 0o755),
-            ("root", 0o700),
-            ("mnt", 0o755),
-            ("tmp", 0o1777),
-        ] {
+        for (path, mode) in base::DIRECTORIES {
             root.dir(path, mode)?;
         }
-        for (path, text) in [
-            (
-                "etc/passwd",
-                "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
-            ),
-            ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
-            ("etc/hosts", "127.0.0.1 localhost kgate\n::1 localhost\n"),
-        ] {
+        for (path, text) in base::FILES {
             root.file(path, 0o644, Content::Bytes(text.into()))?;
         }
         Ok(())
