@@ -263,6 +263,7 @@ fn overview(report: &Report<'_>, page: &mut Page) {
         ),
         ("memory", view::memory(report)),
         ("boot", view::ready(report).unwrap_or_default()),
+        ("lab", view::hosts(report).join("; ")),
     ];
     page.heading("overview", "Overview");
     let rows = rows.iter().filter(|(_, text)| !text.is_empty());
@@ -628,6 +629,24 @@ fn run(report: &Report<'_>, link: &dyn Fn(&str) -> Option<String>, page: &mut Pa
         &["what", "value"],
         facts.map(|(name, text)| row(&escape(name), &[escape(text)])),
     );
+    let hosts = &report.assessment.hosts;
+    if !hosts.is_empty() {
+        page.table(
+            "Lab hosts",
+            &["host", "boots", "now", "state that changes what it measures"],
+            hosts.iter().map(|host| {
+                let now = match &host.returned {
+                    None => "",
+                    Some(None) => "back on production",
+                    Some(Some(left)) => left,
+                };
+                let state = host.conditions.iter().map(|(name, value)| format!("{name} {value}"));
+                let state: Vec<String> = host.uneven.iter().cloned().chain(state).collect();
+                let cells = [host.boots.to_string(), escape(now), escape(&state.join("; "))];
+                row(&escape(&host.name), &cells)
+            }),
+        );
+    }
     page.always(&format!("<details><summary>{} boots</summary>", record.boots.len()));
     page.table(
         "Boots",
@@ -656,11 +675,15 @@ fn reproduce(report: &Report<'_>, page: &mut Page) {
     let directory = view::quoted(report.directory);
     let tier = plan.tier.as_ref().map(|choice| format!(" --tier {}", choice.tier.as_str()));
     let tier = tier.unwrap_or_default();
+    let mut lab = view::lab_options(report);
+    if !lab.is_empty() {
+        lab += &format!(" --hosts {}", plan.hosts().join(","));
+    }
     let mut commands = vec![
         (
             "the whole run",
             format!(
-                "kgate run --baseline {baseline} --candidate {candidate} --workload {workload}{tier}"
+                "kgate run --baseline {baseline} --candidate {candidate} --workload {workload}{tier}{lab}"
             ),
         ),
         ("the verdict from what was recorded", format!("kgate compare {directory}")),

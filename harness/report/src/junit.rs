@@ -128,7 +128,10 @@ fn run_case(report: &Report<'_>) -> TestCase {
         Verdict::Reject => Effect::Reject,
     };
     let first = assessment.reasons.first().map_or("", |r| &r.text);
-    let out = [reasons, assessment.notes.iter().map(|n| format!("note: {}", clean(n))).collect()];
+    let hosts =
+        view::hosts(report).iter().map(|host| format!("lab host {}", clean(host))).collect();
+    let notes = assessment.notes.iter().map(|n| format!("note: {}", clean(n))).collect();
+    let out = [reasons, hosts, notes];
     let out = bounded(&out.concat().join("\n"), TAIL);
     test("run", "verdict", result(effect, "reject", first), report.record.wall_ms, &out)
 }

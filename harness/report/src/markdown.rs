@@ -127,9 +127,12 @@ fn overview(report: &Report<'_>, page: &mut Page) {
         ),
         ("memory", &view::memory(report)),
         ("boot", &ready),
+        ("lab", &view::hosts(report).iter().map(|h| escape(h)).collect::<Vec<_>>().join("<br>")),
         ("time", &view::duration(report.record.wall_ms)),
     ] {
-        page.line(&format!("| {name} | {text} |"));
+        if name != "lab" || !text.is_empty() {
+            page.line(&format!("| {name} | {text} |"));
+        }
     }
     page.line("");
 }

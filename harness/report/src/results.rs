@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kgate_compare::{
-    About, Case, Comparison, Effect, Evidence, FindingDelta, Place, Subject, Tally,
+    About, Case, Comparison, Effect, Evidence, FindingDelta, HostUse, Place, Subject, Tally,
 };
 use kgate_klog::delta::{Change, Level, LogDelta, LogLine};
 use kgate_model::finding::Finding;
@@ -56,6 +56,8 @@ pub struct Results {
     pub candidate: Kernel,
     /// Every boot of the plan.
     pub boots: Vec<Boot>,
+    /// The lab hosts that boots are planned for.
+    pub hosts: Vec<HostResult>,
     /// Every trial of the plan.
     pub trials: Vec<Trial>,
     /// Boots, scenarios and subtests: candidate against baseline.
@@ -170,6 +172,10 @@ pub struct Boot {
     pub attempts: u32,
     /// Release of the kernel that answered.
     pub release: Option<String>,
+    /// The lab host that it is planned for; `None` for a guest.
+    pub host: Option<String>,
+    /// State of the host that changes what it measures, of each attempt that told it.
+    pub conditions: Vec<BTreeMap<String, String>>,
     /// Milliseconds to the agent's first word, per attempt.
     pub ready_ms: Vec<u64>,
     /// Why it ended when it was not meant to.
@@ -180,6 +186,25 @@ pub struct Boot {
     pub consoles: Vec<String>,
     /// Diagnoses, relative to the run directory.
     pub diagnoses: Vec<String>,
+}
+
+/// A lab host in the run.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostResult {
+    /// Its name.
+    pub name: String,
+    /// Times that it booted one of the two kernels and got ready.
+    pub boots: u32,
+    /// Whether it was verified to be back on production; `None` where the run didn't get that far.
+    pub back: Option<bool>,
+    /// What it was left in, when it isn't back.
+    pub left: Option<String>,
+    /// State that changes what it measures and was not the same in all its boots: what it measured was
+    /// left out.
+    pub uneven: Option<String>,
+    /// Such state, as its first boot told it.
+    pub conditions: BTreeMap<String, String>,
 }
 
 /// One trial of the plan.
@@ -384,6 +409,8 @@ pub struct ComparisonResult {
     pub candidate: Option<SideResult>,
     /// Boots of baseline and candidate that gave a number.
     pub boots: (usize, usize),
+    /// The lab hosts that measured it, within each of which it is compared; empty for guests.
+    pub hosts: Vec<String>,
     /// Relative change: 0.03 is 3 % more.
     pub change: Option<f64>,
     /// Where the change is with a confidence of 95 %.
@@ -497,6 +524,7 @@ impl Results {
             baseline: Kernel::from(&plan.baseline),
             candidate: Kernel::from(&plan.candidate),
             boots: record.boots.iter().map(Boot::from).collect(),
+            hosts: assessment.hosts.iter().map(HostResult::from).collect(),
             trials: record.trials.iter().map(Trial::from).collect(),
             cases: assessment.boots.iter().chain(&assessment.cases).map(CaseResult::from).collect(),
             findings: assessment.findings.iter().map(FindingResult::from).collect(),
@@ -609,11 +637,26 @@ impl From<&kgate_model::journal::BootRecord> for Boot {
             start: boot.planned.start.as_str(),
             attempts: boot.attempts,
             release: boot.identity.as_ref().map(|identity| identity.release.clone()),
+            host: boot.planned.host.clone(),
+            conditions: boot.conditions.clone(),
             ready_ms: boot.ready_ms.clone(),
             fault: boot.fault.as_ref().map(Cause::from),
             findings: titles(&boot.findings),
             consoles: boot.consoles.clone(),
             diagnoses: boot.diagnoses.clone(),
+        }
+    }
+}
+
+impl From<&HostUse> for HostResult {
+    fn from(host: &HostUse) -> Self {
+        Self {
+            name: host.name.clone(),
+            boots: host.boots,
+            back: host.returned.as_ref().map(Option::is_none),
+            left: host.returned.clone().flatten(),
+            uneven: host.uneven.clone(),
+            conditions: host.conditions.clone(),
         }
     }
 }
@@ -770,6 +813,7 @@ impl From<&Comparison> for ComparisonResult {
             baseline: side(&c.baseline),
             candidate: side(&c.candidate),
             boots: (boots(&c.baseline), boots(&c.candidate)),
+            hosts: c.hosts.clone(),
             change: c.change.and_then(finite),
             interval: c.interval.filter(|(low, high)| low.is_finite() && high.is_finite()),
             p: c.p.and_then(finite),

@@ -162,6 +162,9 @@ fn counts(report: &Report<'_>, page: &mut Page) {
     if let Some(ready) = view::ready(report) {
         page.row("boot", &ready);
     }
+    for (at, host) in view::hosts(report).iter().enumerate() {
+        page.row(if at == 0 { "lab" } else { "" }, &clean(host));
+    }
 }
 
 fn entry(report: &Report<'_>, reason: &Reason, page: &mut Page) {
@@ -222,7 +225,11 @@ fn console(report: &Report<'_>, boot: Option<&str>, own: Option<&str>, page: &mu
     }
     if boot.planned.role == Role::Candidate {
         let reference = view::quoted(&report.record.plan.candidate.reference);
-        page.command(&format!("kgate boot {reference}     # tries it"));
+        let tries = match &boot.planned.host {
+            Some(host) => format!("lab boot {host} {reference}{}", view::lab_options(report)),
+            None => format!("boot {reference}"),
+        };
+        page.command(&format!("kgate {tries}     # tries it"));
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use kgate_compare::stats::Method;
-use kgate_compare::{Case, Class, Comparison, Decision, Effect, Evidence, Place, Side, Statistic};
+use kgate_compare::{
+    Case, Class, Comparison, Decision, Effect, Evidence, HostUse, Place, Side, Statistic,
+};
 use kgate_model::outcome::Role;
 use kgate_model::plan::MachineShape;
 
@@ -69,6 +71,21 @@ pub(crate) fn conclusion(report: &Report<'_>) -> String {
         boots(Role::Baseline),
         boots(Role::Candidate),
     )
+}
+
+/// What became of each lab host: `edge-lab-1: 8 boots, back on production`; may hold text of the host's.
+pub(crate) fn hosts(report: &Report<'_>) -> Vec<String> {
+    let told = |host: &HostUse| {
+        let boots = if host.boots == 1 { "1 boot".into() } else { format!("{} boots", host.boots) };
+        let back = match &host.returned {
+            None => "",
+            Some(None) => ", back on production",
+            Some(Some(_)) => ", NOT back on production: `kgate lab recover` brings it back",
+        };
+        let uneven = if host.uneven.is_some() { "; what it measured does not count" } else { "" };
+        format!("{}: {boots}{back}{uneven}", host.name)
+    };
+    report.assessment.hosts.iter().map(told).collect()
 }
 
 /// How long both kernels took to boot: `1.5 s → 1.6 s`.
@@ -338,12 +355,24 @@ pub(crate) fn quoted(word: &str) -> String {
     }
 }
 
-/// The command that runs one scenario on the candidate alone, on a machine of the same shape.
+/// What names the lab of a run on a command line.
+pub(crate) fn lab_options(report: &Report<'_>) -> String {
+    let plan = &report.record.plan;
+    let inventory = plan.lab.as_ref().map(|file| format!(" --lab {}", quoted(file)));
+    inventory.filter(|_| !plan.hosts().is_empty()).unwrap_or_default()
+}
+
+/// The command that runs one scenario on the candidate alone, on a machine of the same shape, or on the
+/// lab host.
 pub(crate) fn reproduce(report: &Report<'_>, scenario: &str) -> String {
     let plan = &report.record.plan;
     let planned = plan
         .trials()
         .find(|(boot, trial)| boot.role == Role::Candidate && trial.scenario == scenario);
+    if let Some(host) = planned.and_then(|(boot, _)| boot.host.as_deref()) {
+        let (kernel, lab) = (quoted(&plan.candidate.reference), lab_options(report));
+        return format!("kgate lab boot {host} {kernel} --scenario {}{lab}", quoted(scenario));
+    }
     let usual = MachineShape::default();
     let shape = planned.map_or(&usual, |(boot, _)| &boot.shape);
     boot_command(&plan.candidate.reference, Some(scenario), shape)

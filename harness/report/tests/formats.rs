@@ -98,6 +98,56 @@ fn promoted() -> (RunRecord, Assessment) {
     (run.record(), run.assess())
 }
 
+/// On two lab hosts, of which one is left and was not in one state.
+fn on_hosts() -> (RunRecord, Assessment) {
+    let mut run = Run::new(4, &["performance/pipe", "subsystem/futex"])
+        .metric("performance/pipe", "pipe", Better::Lower, Baseline, &[9.0, 99.0, 9.1, 99.1])
+        .metric("performance/pipe", "pipe", Better::Lower, Candidate, &[9.0, 99.0, 9.1, 99.1])
+        .outcome("subsystem/futex", Candidate, 1..=4, &failed(FaultKind::Expectation, "exit 1"));
+    run.hosts = vec!["edge-lab-1".to_owned(), "edge-lab-2".to_owned()];
+    for (role, number, governor) in
+        [(Baseline, 2, "performance"), (Candidate, 2, "<b>powersave</b>"), (Baseline, 1, "x")]
+    {
+        let state = [("governor".to_owned(), governor.to_owned())].into();
+        run.conditions.insert((role, number), state);
+    }
+    let left =
+        Event::HostReturned { host: "edge-lab-2".into(), left: Some("no answer for 600 s".into()) };
+    let events = run.events().into_iter().chain([left]);
+    let record = RunRecord::new(run.plan(), events.map(|event| Entry { at: 0, event }));
+    let assessment = Assessment::new(&Inputs {
+        record: &record,
+        policy: &Policy::default(),
+        selected: &[],
+        waivers: &Waivers::default(),
+        today: support::TODAY.parse().unwrap(),
+        seed: 1,
+    });
+    (record, assessment)
+}
+
+#[test]
+fn lab_hosts_are_told_of_in_every_format() {
+    let run = on_hosts();
+    let report = report(&run);
+    insta::assert_snapshot!(summary(&report, 100, Style::Plain));
+    let markdown = markdown(&report);
+    let lab = markdown.lines().find(|line| line.starts_with("| lab |")).unwrap();
+    insta::assert_snapshot!(lab);
+    let results = serde_json::to_value(Results::new(&report)).unwrap();
+    validator().validate(&results).unwrap();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&results["hosts"]).unwrap());
+    assert_eq!(results["boots"][0]["host"], "edge-lab-1");
+    assert_eq!(results["boots"][0]["conditions"][0]["governor"], "x");
+    assert_eq!(results["comparisons"][0]["hosts"][0], "edge-lab-1");
+    let mut xml = Vec::new();
+    junit(&report, &mut |_, _| None, &mut xml).unwrap();
+    assert!(String::from_utf8(xml).unwrap().contains("lab host edge-lab-1: 4 boots, back on"));
+    let page = html(&report, Files { tail: &mut |_, _| None, link: &|_| None });
+    assert!(page.contains("governor &lt;b&gt;powersave&lt;/b&gt; in candidate-2"), "{page}");
+    assert!(page.contains("--lab lab.yaml --hosts edge-lab-1,edge-lab-2</code>"), "{page}");
+}
+
 fn report<'a>((record, assessment): &'a (RunRecord, Assessment)) -> Report<'a> {
     Report { record, assessment, log: Some(&LOG), directory: "runs/2026-11-21T2216" }
 }

@@ -244,7 +244,7 @@ impl Run {
             baseline: kernel("6.1.170-cloud-amd64"),
             candidate: kernel("6.1.192-cloud-amd64"),
             tier: None,
-            lab: None,
+            lab: (!self.hosts.is_empty()).then(|| "lab.yaml".to_owned()),
             partitions: 1,
             boots,
         }
