@@ -25,7 +25,7 @@ mod stage;
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -43,6 +43,11 @@ use ssh::Target;
 pub use stage::GrubFault;
 
 use crate::kernels;
+
+/// How the names of hosts' directories begin.
+const PREFIX: &str = "kgate-lab-";
+/// A file that a host that lives has locked.
+const LOCK: &str = "lock";
 
 /// Why there is no stand-in.
 #[derive(Clone, Debug)]
@@ -162,6 +167,7 @@ pub struct StandIn {
     machine: Machine,
     // Ends after what uses it.
     dir: TempDir,
+    _lock: File,
 }
 
 impl StandIn {
@@ -187,7 +193,10 @@ impl StandIn {
     fn new(setup: Setup, kernel: &Kernel) -> Result<Self, Problem> {
         let broken = |e: std::io::Error| Problem::broken("stand-in", e);
         let made = Made::get(kernel, &lab_dir())?;
-        let dir = tempfile::Builder::new().prefix("lab-").tempdir().map_err(broken)?;
+        sweep();
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().map_err(broken)?;
+        let lock = File::create(dir.path().join(LOCK)).map_err(broken)?;
+        lock.lock().map_err(broken)?;
         let tftp = dir.path().join("tftp");
         fs::create_dir(&tftp).map_err(broken)?;
         // Who starts from the network and has nothing to do there goes on to the disk.
@@ -205,7 +214,7 @@ impl StandIn {
         };
         let peers = RefCell::new(Peers::start(&setup, &place)?);
         let host_key = Cell::new("host_key");
-        let host = Self { setup, made, line, chassis_port, host_key, peers, machine, dir };
+        let host = Self { setup, made, line, chassis_port, host_key, peers, machine, dir, _lock: lock };
         // Its clock went on where the snapshot's stood still.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         host.target().run(&format!("date -s @{now}"))?;
@@ -277,6 +286,16 @@ impl StandIn {
             command_line: lines.next()?,
             boot_id: lines.next()?,
         })
+    }
+
+    /// Waits until it answers and is ready.
+    ///
+    /// # Panics
+    /// When it takes longer than `within`.
+    pub fn until_up(&self, within: Duration) {
+        self.target()
+            .until_up(within)
+            .unwrap_or_else(|problem| panic!("{}: {problem:?}", self.name()));
     }
 
     /// Waits until it runs something else than `before` and is ready; returns what.
@@ -436,6 +455,16 @@ impl StandIn {
 
     fn target(&self) -> Target<'_> {
         Target { port: self.ssh_port(), dir: &self.made.dir, host_key: self.host_key.get() }
+    }
+}
+
+/// Removes what was left by hosts that were killed.
+fn sweep() {
+    for dir in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let ours = dir.file_name().to_string_lossy().starts_with(PREFIX);
+        if ours && File::open(dir.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(dir.path());
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! The lab stand-in: what others rely on when they test against it.
 
-use std::process::Command;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kgate_testkit::lab::{Boot, Console, Power, Setup, StandIn};
+use kgate_scenario::Places;
+use kgate_testkit::lab::{Boot, Console, Power, Setup, StandIn, inventory};
 
 /// A machine that does other work besides is slow.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(120);
 
 /// Runs a client of a peer's as a person would.
 fn client(program: &str, args: &[&str]) -> (bool, String) {
@@ -72,11 +75,10 @@ fn ipmi_switches_power_and_carries_the_console() {
     status("Chassis Power is on");
     // The serial line over LAN, from before the host starts until it is up.
     let port = host.ipmi().port.to_string();
-    let mut sol = Command::new("timeout");
-    sol.args(["60", "ipmitool", "-I", "lanplus", "-C", "3", "-H", "127.0.0.1", "-p", &port]);
+    let mut sol = Command::new("ipmitool");
+    sol.args(["-I", "lanplus", "-C", "3", "-H", "127.0.0.1", "-p", &port]);
     sol.args(["-U", "admin", "-E", "sol", "activate"]).env("IPMI_PASSWORD", "labpw");
-    let piped = std::process::Stdio::piped;
-    let mut sol = sol.stdin(piped()).stdout(piped()).spawn().expect("sol");
+    let mut sol = sol.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sol");
     std::thread::sleep(Duration::from_secs(1));
     assert!(ipmitool(&host, "chassis power off").0);
     status("Chassis Power is off");
@@ -143,4 +145,123 @@ fn redfish_resets_and_boots_once_from_the_network() {
     host.restart_bmc(true);
     let (ok, said) = curl(&host, &path, &[]);
     assert!(!ok && said.contains("certificate"), "{said}");
+}
+
+#[test]
+fn what_inventories_say_of_stand_ins_is_what_they_are() {
+    let setups = [
+        (Power::Command, Console::Tcp, Boot::Grub),
+        (Power::Ipmi, Console::Sol, Boot::Kexec),
+        (Power::Redfish, Console::Conserver, Boot::Pxe),
+        (Power::Command, Console::Command, Boot::Grub),
+    ];
+    let hosts: Option<Vec<StandIn>> = setups
+        .into_iter()
+        .enumerate()
+        .map(|(number, (power, console, boot))| {
+            start(Setup { name: format!("lab-{number}"), power, console, boot })
+        })
+        .collect();
+    let Some(hosts) = hosts else { return };
+    let text = inventory(&hosts.iter().collect::<Vec<_>>());
+    let places = Places { directory: "/".into(), home: None };
+    let read = kgate_scenario::inventory(Path::new("lab.yaml"), &text, &places);
+    let read = read.unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
+    let are: Vec<_> = hosts.iter().map(StandIn::lab_host).collect();
+    // Commands run beside the file.
+    assert_eq!(format!("{:#?}", read.hosts).replace("cd '/' || exit; ", ""), format!("{are:#?}"));
+    // The site's own commands, as their user runs them.
+    let button = hosts[0].button().display().to_string();
+    assert_eq!(client(&button, &["status"]), (true, "on\n".into()));
+    assert!(!client(&button, &["nonsense"]).0);
+    // A console of conserver's, and one that is a command.
+    let port = hosts[2].lab_host().consoles;
+    let port = format!("{port:?}").split("port: ").nth(1).and_then(|t| t.split(',').next().map(str::to_owned));
+    let ports = port.expect("a port");
+    let mut console = Command::new("console");
+    console.args(["-M", "127.0.0.1", "-p", &ports, "-s", "lab-2"]);
+    let mut console = console.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("console");
+    std::thread::sleep(Duration::from_millis(500));
+    hosts[2].ssh("echo from-the-host >/dev/ttyS0");
+    hosts[2].inject(b"injected\r\n");
+    std::thread::sleep(Duration::from_millis(500));
+    console.kill().expect("console ends");
+    let heard = console.wait_with_output().expect("console").stdout;
+    let heard = String::from_utf8_lossy(&heard).into_owned();
+    assert!(heard.contains("from-the-host") && heard.contains("injected"), "{heard}");
+}
+
+#[test]
+fn its_network_can_be_cut_and_its_host_key_changed() {
+    let Some(host) = start(Setup::default()) else { return };
+    host.set_link(false);
+    assert!(host.try_ssh("true", Duration::from_secs(3)).is_none());
+    host.set_link(true);
+    timed("link to ssh", || host.until_up(BOOT));
+    let before = host.host_key();
+    host.change_host_key();
+    assert_ne!(host.host_key(), before);
+    host.ssh("true");
+    host.power("off");
+    assert_eq!(host.power("status"), "off");
+}
+
+#[test]
+fn a_crash_of_production_is_told_by_netconsole_and_kept_by_pstore() {
+    let Some(host) = start(Setup::default()) else { return };
+    let booted = host.booted().expect("it answers");
+    let listener = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("a port").port();
+    let target = format!("@10.0.2.15/eth0,{port}@10.0.2.2/52:55:0a:00:02:02");
+    host.ssh(&format!("modprobe netconsole netconsole=6665{target} && dmesg -n 8"));
+    let _ = host.try_ssh("echo c >/proc/sysrq-trigger", Duration::from_secs(2));
+    let again = timed("panic and back", || host.until_rebooted(&booted, BOOT));
+    assert_eq!(again.release, booted.release);
+    listener.set_nonblocking(true).expect("no waiting");
+    let (mut heard, mut buffer) = (Vec::new(), [0; 2048]);
+    while let Ok(read) = listener.recv(&mut buffer) {
+        heard.extend_from_slice(&buffer[..read]);
+    }
+    let panic = "Kernel panic - not syncing: sysrq triggered crash";
+    let heard = String::from_utf8_lossy(&heard).into_owned();
+    assert!(heard.contains(panic), "{heard}");
+    let kept = host.ssh("cat /sys/fs/pstore/dmesg-ramoops-*");
+    assert!(kept.contains(panic), "{kept}");
+}
+
+#[test]
+fn nothing_is_left_of_a_lab_that_is_killed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("lab.yaml").display().to_string();
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+    lab.args(["--power", "redfish", "--console", "conserver", &file]).stdout(Stdio::piped());
+    let mut lab = lab.spawn().expect("a lab");
+    let end = Instant::now() + BOOT;
+    while !Path::new(&file).exists() {
+        // It has said why.
+        if lab.try_wait().expect("a lab").is_some() {
+            return;
+        }
+        assert!(Instant::now() < end, "no lab");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    lab.kill().expect("killed");
+    let said = String::from_utf8(lab.wait_with_output().expect("a lab").stdout).expect("text");
+    let place = said.lines().find_map(|line| line.trim().strip_prefix("files")).expect("files").trim();
+    let left = || {
+        let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+        lines.filter(|line| line.contains(place)).collect::<Vec<_>>()
+    };
+    let end = Instant::now() + Duration::from_secs(5);
+    while !left().is_empty() {
+        assert!(Instant::now() < end, "{:?}", left());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // The next one sweeps up.
+    assert!(Path::new(place).exists());
+    let Some(_host) = start(Setup::default()) else { return };
+    assert!(!Path::new(place).exists());
 }

@@ -179,57 +179,93 @@ impl StandIn {
 #[must_use]
 pub fn inventory(hosts: &[&StandIn]) -> String {
     let hosts: serde_json::Map<String, Value> =
-        hosts.iter().map(|host| (host.name().to_owned(), entry(host))).collect();
-    // All JSON is YAML; a key a line is what people read.
+        hosts.iter().map(|host| (host.name().to_owned(), entry(&host.lab_host()))).collect();
+    // All JSON is YAML.
     format!("{:#}\n", json!({ "hosts": hosts }))
 }
 
-fn entry(host: &StandIn) -> Value {
-    let secret = json!({ "file": host.password_file() });
-    let ipmi = host.ipmi();
-    let ipmi = || {
-        json!({
-            "ipmi": ipmi.address, "port": ipmi.port, "user": ipmi.user, "password": secret,
-            "cipher-suite": ipmi.cipher_suite,
-        })
-    };
-    let hex = |bytes: [u8; 32]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let power = match host.power_of() {
-        PowerOf::Redfish { url, user, .. } => json!({
-            "redfish": url, "user": user, "password": secret,
-            "certificate-sha256": hex(host.certificate_sha256()),
-        }),
-        PowerOf::Ipmi(_) => ipmi(),
+/// A host's entry. Only what stand-ins are is written.
+fn entry(host: &LabHost) -> Value {
+    let seconds = |time: Duration| format!("{}s", time.as_secs());
+    let HostKey::Pinned(keys) = &host.ssh.host_key else { unreachable!("stand-ins are pinned") };
+    json!({
+        "tags": host.tags,
+        "ssh": {
+            "address": host.ssh.address, "port": host.ssh.port, "identity": host.ssh.identity,
+            "host-key": keys,
+        },
+        "power": host.power.as_ref().map(power),
+        "console": host.consoles.iter().map(console).collect::<Vec<_>>(),
+        "boot": boot(&host.boot),
+        "limits": {
+            "boot": seconds(host.limits.boot), "shutdown": seconds(host.limits.shutdown),
+            "nmi": seconds(host.limits.nmi), "bmc": seconds(host.limits.bmc),
+        },
+    })
+}
+
+fn power(power: &PowerOf) -> Value {
+    match power {
+        PowerOf::Redfish { url, user, password, tls, .. } => {
+            let Tls::Pinned(digest) = tls else { unreachable!("stand-ins are pinned") };
+            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            json!({
+                "redfish": url, "user": user, "password": secret(password),
+                "certificate-sha256": hex,
+            })
+        }
+        PowerOf::Ipmi(ipmi) => bmc("ipmi", ipmi),
         PowerOf::Command(commands) => json!({ "command": {
             "state": commands.state, "on": commands.on, "off": commands.off,
             "soft-off": commands.soft_off, "reset": commands.reset, "cycle": commands.cycle,
             "nmi": commands.nmi, "pxe-once": commands.pxe_once,
         } }),
-    };
-    let console = match host.console_of() {
-        ConsoleSource::Sol(_) => json!({ "sol": ipmi() }),
-        ConsoleSource::Tcp { address, port, .. } => json!({ "tcp": format!("{address}:{port}") }),
+    }
+}
+
+fn console(console: &ConsoleSource) -> Value {
+    match console {
+        ConsoleSource::Sol(ipmi) => bmc("sol", ipmi),
+        ConsoleSource::Tcp { address, port, telnet } => {
+            let key = if *telnet { "telnet" } else { "tcp" };
+            json!({ key: format!("{address}:{port}") })
+        }
         ConsoleSource::Conserver { server, port, console } => {
-            json!({ "conserver": format!("{server}:{port}"), "console": console })
+            json!({ "conserver": format!("{server}:{port}"), "name": console })
         }
         ConsoleSource::Command(command) => json!({ "command": command }),
-        ConsoleSource::Netconsole { .. } => Value::Null,
-    };
-    let boot = match host.method() {
+        ConsoleSource::Netconsole { port, address, device } => {
+            json!({ "netconsole": format!("{address}:{port}"), "device": device })
+        }
+    }
+}
+
+fn boot(boot: &BootOf) -> Value {
+    let method = match &boot.method {
         BootMethod::Grub { .. } => json!({ "method": "grub" }),
         BootMethod::Kexec => json!({ "method": "kexec" }),
-        BootMethod::Pxe { directory, script, url } => {
-            json!({ "method": "pxe", "directory": directory, "script": script, "url": url })
-        }
+        BootMethod::Pxe { directory, script, url } => json!({
+            "method": "pxe",
+            "pxe": { "directory": directory, "script": script, "url": url },
+        }),
     };
+    let modules = if boot.modules == Modules::All { "all" } else { "needed" };
+    let guard = format!("{}s", boot.guard.as_secs());
+    let mut all = json!({ "directory": boot.directory, "modules": modules, "guard": guard });
+    if let (Value::Object(all), Value::Object(method)) = (&mut all, method) {
+        all.extend(method);
+    }
+    all
+}
+
+fn bmc(key: &str, ipmi: &Ipmi) -> Value {
     json!({
-        "tags": ["stand-in"],
-        "ssh": {
-            "address": LOOPBACK, "port": host.ssh_port(), "identity": host.identity_file(),
-            "host-key": host.host_key(),
-        },
-        "power": power,
-        "console": [console],
-        "boot": boot,
+        key: format!("{}:{}", ipmi.address, ipmi.port), "user": ipmi.user,
+        "password": secret(&ipmi.password), "cipher-suite": ipmi.cipher_suite,
     })
+}
+
+fn secret(secret: &SecretRef) -> Value {
+    let SecretRef::File(file) = secret else { unreachable!("stand-ins have files") };
+    json!({ "file": file })
 }

@@ -52,6 +52,38 @@ impl StandIn {
         self.ssh("cat /tmp/entry >>/boot/grub/custom.cfg; sync");
     }
 
+    /// Offers a kernel to whoever starts from the network, with `words` added to production's command line.
+    ///
+    /// # Panics
+    /// When it can't be done.
+    pub fn offer(&self, kernel: &Kernel, words: &str) {
+        let modules: Vec<&str> = ROOT_MODULES.iter().chain(NETWORK).copied().collect();
+        let initrd = disk::initrd_of(kernel, &modules).expect("an initrd");
+        let (dir, line, uuid) = (self.tftp_dir(), disk::COMMAND_LINE, disk::UUID);
+        let script = format!(
+            "#!ipxe\n\
+             kernel tftp://10.0.2.2/vmlinuz initrd=initrd root=UUID={uuid} ro {line} {words}\n\
+             initrd tftp://10.0.2.2/initrd\n\
+             boot\n"
+        );
+        fs::copy(&kernel.image, dir.join("vmlinuz"))
+            .and_then(|_| fs::write(dir.join("initrd"), initrd))
+            .and_then(|()| fs::write(dir.join("boot.ipxe"), script))
+            .expect("an offer");
+    }
+
+    /// The command with which a person logs in. It uses a file of the host's directory.
+    ///
+    /// # Panics
+    /// When that can't be written.
+    #[must_use]
+    pub fn ssh_command(&self) -> String {
+        let known = self.dir().join("known_hosts");
+        let line = self.target().known_host().expect("a host key");
+        fs::write(&known, line).expect("known_hosts");
+        format!("ssh {}", self.target().options(&known).join(" "))
+    }
+
     /// Writes a file of the controller's on the host.
     ///
     /// # Panics
