@@ -35,8 +35,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub use chassis::ChassisFault;
-pub use inventory::inventory;
 use console::Line;
+pub use inventory::inventory;
 use machine::{Machine, Made, Parts};
 use peers::{Peers, Place};
 use ssh::Target;
@@ -214,7 +214,8 @@ impl StandIn {
         };
         let peers = RefCell::new(Peers::start(&setup, &place)?);
         let host_key = Cell::new("host_key");
-        let host = Self { setup, made, line, chassis_port, host_key, peers, machine, dir, _lock: lock };
+        let host =
+            Self { setup, made, line, chassis_port, host_key, peers, machine, dir, _lock: lock };
         // Its clock went on where the snapshot's stood still.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         host.target().run(&format!("date -s @{now}"))?;
@@ -313,7 +314,8 @@ impl StandIn {
             }
             if std::time::Instant::now() > end {
                 let log = String::from_utf8_lossy(&self.console_log()).into_owned();
-                let tail: String = log.chars().skip(log.chars().count().saturating_sub(3000)).collect();
+                let tail: String =
+                    log.chars().skip(log.chars().count().saturating_sub(3000)).collect();
                 panic!("{} isn't back within {} s: {tail}", self.name(), within.as_secs());
             }
             std::thread::sleep(Duration::from_millis(100));

@@ -3,6 +3,8 @@
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kgate_scenario::Places;
@@ -25,7 +27,8 @@ fn client(program: &str, args: &[&str]) -> (bool, String) {
 
 fn ipmitool(host: &StandIn, args: &str) -> (bool, String) {
     let port = host.ipmi().port.to_string();
-    let mut all = vec!["-I", "lanplus", "-C", "3", "-H", "127.0.0.1", "-p", &port, "-U", "admin", "-E"];
+    let mut all =
+        vec!["-I", "lanplus", "-C", "3", "-H", "127.0.0.1", "-p", &port, "-U", "admin", "-E"];
     all.extend(args.split(' '));
     client("ipmitool", &all)
 }
@@ -33,7 +36,8 @@ fn ipmitool(host: &StandIn, args: &str) -> (bool, String) {
 fn curl(host: &StandIn, path: &str, more: &[&str]) -> (bool, String) {
     let url = host.redfish_url() + path;
     let ca = host.certificate_file().display().to_string();
-    let mut all = vec!["-s", "-S", "-u", "admin:labpw", "--cacert", &ca, "-w", "\n%{http_code}", &url];
+    let mut all =
+        vec!["-s", "-S", "-u", "admin:labpw", "--cacert", &ca, "-w", "\n%{http_code}", &url];
     all.extend(more);
     client("curl", &all)
 }
@@ -176,11 +180,15 @@ fn what_inventories_say_of_stand_ins_is_what_they_are() {
     assert!(!client(&button, &["nonsense"]).0);
     // A console of conserver's, and one that is a command.
     let port = hosts[2].lab_host().consoles;
-    let port = format!("{port:?}").split("port: ").nth(1).and_then(|t| t.split(',').next().map(str::to_owned));
+    let port = format!("{port:?}")
+        .split("port: ")
+        .nth(1)
+        .and_then(|t| t.split(',').next().map(str::to_owned));
     let ports = port.expect("a port");
     let mut console = Command::new("console");
     console.args(["-M", "127.0.0.1", "-p", &ports, "-s", "lab-2"]);
-    let mut console = console.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("console");
+    let mut console =
+        console.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("console");
     std::thread::sleep(Duration::from_millis(500));
     hosts[2].ssh("echo from-the-host >/dev/ttyS0");
     hosts[2].inject(b"injected\r\n");
@@ -212,16 +220,25 @@ fn a_crash_of_production_is_told_by_netconsole_and_kept_by_pstore() {
     let booted = host.booted().expect("it answers");
     let listener = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("a port").port();
+    // It sends all of its log first, which is more than a socket keeps.
+    listener.set_read_timeout(Some(Duration::from_millis(100))).expect("a limit");
+    let done = Arc::new(AtomicBool::new(false));
+    let enough = Arc::clone(&done);
+    let reader = std::thread::spawn(move || {
+        let (mut heard, mut buffer) = (Vec::new(), [0; 2048]);
+        while !enough.load(Ordering::Relaxed) {
+            let read = listener.recv(&mut buffer).unwrap_or_default();
+            heard.extend_from_slice(&buffer[..read]);
+        }
+        heard
+    });
     let target = format!("@10.0.2.15/eth0,{port}@10.0.2.2/52:55:0a:00:02:02");
     host.ssh(&format!("modprobe netconsole netconsole=6665{target} && dmesg -n 8"));
     let _ = host.try_ssh("echo c >/proc/sysrq-trigger", Duration::from_secs(2));
     let again = timed("panic and back", || host.until_rebooted(&booted, BOOT));
     assert_eq!(again.release, booted.release);
-    listener.set_nonblocking(true).expect("no waiting");
-    let (mut heard, mut buffer) = (Vec::new(), [0; 2048]);
-    while let Ok(read) = listener.recv(&mut buffer) {
-        heard.extend_from_slice(&buffer[..read]);
-    }
+    done.store(true, Ordering::Relaxed);
+    let heard = reader.join().expect("a reader");
     let panic = "Kernel panic - not syncing: sysrq triggered crash";
     let heard = String::from_utf8_lossy(&heard).into_owned();
     assert!(heard.contains(panic), "{heard}");
@@ -248,7 +265,8 @@ fn nothing_is_left_of_a_lab_that_is_killed() {
     std::thread::sleep(Duration::from_millis(200));
     lab.kill().expect("killed");
     let said = String::from_utf8(lab.wait_with_output().expect("a lab").stdout).expect("text");
-    let place = said.lines().find_map(|line| line.trim().strip_prefix("files")).expect("files").trim();
+    let place =
+        said.lines().find_map(|line| line.trim().strip_prefix("files")).expect("files").trim();
     let left = || {
         let all = std::fs::read_dir("/proc").expect("/proc").flatten();
         let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());

@@ -48,8 +48,20 @@ const FILES: &[(&str, u32, &str)] = &[
 /// seconds under emulation; kernels under test are booted by whatever kgate writes.
 const PRODUCTION: &str = include_str!("host/10_production");
 const DIRS: &[&str] = &[
-    "boot/grub", "dev", "etc/dropbear", "mnt", "proc", "root/.ssh", "run", "sys", "tmp", "usr/bin",
-    "usr/lib", "usr/lib64", "usr/sbin", "var/log",
+    "boot/grub",
+    "dev",
+    "etc/dropbear",
+    "mnt",
+    "proc",
+    "root/.ssh",
+    "run",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/lib",
+    "usr/lib64",
+    "usr/sbin",
+    "var/log",
 ];
 /// Directories that Debian has merged into `/usr`.
 const MERGED: &[&str] = &["bin", "lib", "lib64", "sbin"];
@@ -57,16 +69,42 @@ const MERGED: &[&str] = &["bin", "lib", "lib64", "sbin"];
 const PROGRAMS: &[&str] = &["dropbear", "grub-editenv", "kexec", "chrt", "flock"];
 /// What production has as modules; those that a kernel has built in or not at all are left out.
 const MODULES: &[&str] = &[
-    "virtio_pci", "virtio_blk", "virtio_net", "button", "evdev", "netconsole", "ramoops",
-    "softdog", "squashfs", "erofs", "overlay", "loop",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "button",
+    "evdev",
+    "netconsole",
+    "ramoops",
+    "softdog",
+    "squashfs",
+    "erofs",
+    "overlay",
+    "loop",
 ];
 /// What finds the root file system.
 pub(super) const ROOT_MODULES: &[&str] = &["virtio_pci", "virtio_blk"];
 /// The parts of GRUB that are in its core, so that its directory needs no modules.
 const GRUB_MODULES: &[&str] = &[
-    "biosdisk", "part_msdos", "ext2", "normal", "linux", "linux16", "serial", "terminal", "loadenv",
-    "configfile", "test", "echo", "reboot", "halt", "sleep", "search", "search_fs_uuid",
-    "all_video", "true",
+    "biosdisk",
+    "part_msdos",
+    "ext2",
+    "normal",
+    "linux",
+    "linux16",
+    "serial",
+    "terminal",
+    "loadenv",
+    "configfile",
+    "test",
+    "echo",
+    "reboot",
+    "halt",
+    "sleep",
+    "search",
+    "search_fs_uuid",
+    "all_video",
+    "true",
 ];
 
 /// Where programs of Debian's are that not every user's `PATH` has.
@@ -156,7 +194,8 @@ fn assemble(dir: &Path, partition: &Path, image: &Path) -> Result<(), Problem> {
     let mut first = [0; 512];
     first[..440].copy_from_slice(&boot[..440]);
     // One Linux partition, up to the end.
-    first[446..462].copy_from_slice(&[0x80, 0xff, 0xff, 0xff, 0x83, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+    first[446..462]
+        .copy_from_slice(&[0x80, 0xff, 0xff, 0xff, 0x83, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
     let sectors = |bytes: u64| u32::try_from(bytes / 512).unwrap_or_default().to_le_bytes();
     first[454..458].copy_from_slice(&sectors(PARTITION));
     first[458..462].copy_from_slice(&sectors(SIZE - PARTITION));
@@ -330,8 +369,11 @@ pub(super) fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Problem>
 /// A file of the disk as whoever reads no journal sees it, such as GRUB; `None` when there is none.
 pub(super) fn read(image: &Path, path: &str) -> Result<Option<Vec<u8>>, Problem> {
     let device = format!("{}?offset={PARTITION}", image.display());
-    let command = HostCommand::new(program("debugfs")?, Duration::from_secs(10))
-        .args(["-R", &format!("cat {path}"), &device]);
+    let command = HostCommand::new(program("debugfs")?, Duration::from_secs(10)).args([
+        "-R",
+        &format!("cat {path}"),
+        &device,
+    ]);
     let output = TestHost.run(&command).map_err(|e| Problem::broken("debugfs", e))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if said.contains("File not found") {

@@ -130,9 +130,23 @@ fn certificate(dir: &Path, name: &str) -> Result<(), Problem> {
     let file = |extension: &str| dir.join(name).with_extension(extension).display().to_string();
     let (pem, key) = (file("pem"), file("key"));
     let args = [
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-days", "3650", "-subj", "/CN=bmc", "-addext", "subjectAltName=IP:127.0.0.1",
-        "-out", &pem, "-keyout", &key,
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "3650",
+        "-subj",
+        "/CN=bmc",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-out",
+        &pem,
+        "-keyout",
+        &key,
     ];
     disk::run("openssl", &args)?;
     let der = file("der");
@@ -164,25 +178,50 @@ fn launch(parts: &Parts<'_>, memory: &str, more: &[&str]) -> Result<Machine, Pro
     let Parts { name, dir, tftp } = parts;
     let at = |file: &str| dir.join(file).display().to_string();
     let mut args: Vec<String> = [
-        "-name", name,
-        "-machine", "pc,memory-backend=memory",
-        "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", MEMORY,
-        "-object", &format!("memory-backend-file,id=memory,size={MEMORY},{memory}"),
-        "-nodefaults", "-no-user-config", "-display", "none", "-no-shutdown", "-S",
-        "-rtc", "base=utc",
-        "-drive", &format!("file={},if=none,id=disk,format=raw,cache=unsafe", at("disk.img")),
-        "-device", "virtio-blk-pci,drive=disk,id=disk0,bootindex=1",
-        "-netdev", &format!(
-            "user,id=net,hostfwd=tcp:127.0.0.1:0-:22,tftp={},bootfile=boot.ipxe", tftp.display()
+        "-name",
+        name,
+        "-machine",
+        "pc,memory-backend=memory",
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-smp",
+        "1",
+        "-m",
+        MEMORY,
+        "-object",
+        &format!("memory-backend-file,id=memory,size={MEMORY},{memory}"),
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-shutdown",
+        "-S",
+        "-rtc",
+        "base=utc",
+        "-drive",
+        &format!("file={},if=none,id=disk,format=raw,cache=unsafe", at("disk.img")),
+        "-device",
+        "virtio-blk-pci,drive=disk,id=disk0,bootindex=1",
+        "-netdev",
+        &format!(
+            "user,id=net,hostfwd=tcp:127.0.0.1:0-:22,tftp={},bootfile=boot.ipxe",
+            tftp.display()
         ),
-        "-device", "virtio-net-pci,netdev=net,id=nic0,bootindex=2",
-        "-chardev", &format!(
+        "-device",
+        "virtio-net-pci,netdev=net,id=nic0,bootindex=2",
+        "-chardev",
+        &format!(
             "socket,id=serial,host=127.0.0.1,port=0,server=on,wait=off,logfile={},logappend=on",
             at("console.log")
         ),
-        "-serial", "chardev:serial",
-        "-qmp", &format!("unix:{},server=on,wait=off", at("qmp")),
-        "-qmp", &format!("unix:{},server=on,wait=off", at("events")),
+        "-serial",
+        "chardev:serial",
+        "-qmp",
+        &format!("unix:{},server=on,wait=off", at("qmp")),
+        "-qmp",
+        &format!("unix:{},server=on,wait=off", at("events")),
     ]
     .map(str::to_owned)
     .into();

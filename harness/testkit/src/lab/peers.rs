@@ -132,11 +132,7 @@ fn ipmi(name: &str, place: &Place<'_>, port: Option<u16>) -> Result<Peer, Proble
 }
 
 /// `sushy-emulator` with one of the certificates, on `port`, or a free one.
-fn redfish(
-    place: &Place<'_>,
-    certificate: &str,
-    port: Option<u16>,
-) -> Result<Peer, Problem> {
+fn redfish(place: &Place<'_>, certificate: &str, port: Option<u16>) -> Result<Peer, Problem> {
     let python = place.tools.join("bin/python3");
     if !place.tools.join("bin/sushy-emulator").exists() {
         return Err(Problem::Missing(format!("no sushy-emulator in {}", place.tools.display())));

@@ -37,9 +37,25 @@ impl Target<'_> {
         let file = format!("UserKnownHostsFile={}", known_hosts.display());
         let (id, port) = (self.dir.join("id").display().to_string(), self.port.to_string());
         [
-            "-F", "/dev/null", "-i", &id, "-p", &port, "-o", &file,
-            "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR",
-            "-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=3", "root@127.0.0.1",
+            "-F",
+            "/dev/null",
+            "-i",
+            &id,
+            "-p",
+            &port,
+            "-o",
+            &file,
+            "-o",
+            "StrictHostKeyChecking=yes",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "ConnectTimeout=5",
+            "-o",
+            "ServerAliveInterval=3",
+            "root@127.0.0.1",
         ]
         .map(str::to_owned)
         .into()
@@ -47,7 +63,8 @@ impl Target<'_> {
 
     /// Runs a shell command.
     pub(super) fn command(&self, shell: &str, within: Duration) -> Result<HostOutput, Problem> {
-        let known = tempfile::NamedTempFile::new().map_err(|e| Problem::broken("known_hosts", e))?;
+        let known =
+            tempfile::NamedTempFile::new().map_err(|e| Problem::broken("known_hosts", e))?;
         write(known.path(), 0o600, self.known_host()?.as_bytes())?;
         let command = HostCommand::new(program("ssh")?, within);
         let command = command.args(self.options(known.path())).arg(shell);
