@@ -4,6 +4,7 @@ mod bisect;
 pub(crate) mod changes;
 pub(crate) mod cves;
 pub(crate) mod gate;
+pub(crate) mod lab;
 pub(crate) mod regression;
 pub(crate) mod releases;
 
@@ -128,6 +129,9 @@ pub(crate) enum Command {
     Kernel(KernelCommand),
     /// Show which kernel releases there are, how far production is behind, and what to do next.
     Releases(releases::ReleasesArgs),
+    /// Use the lab hosts of an inventory: list them, prove them ready, switch them, boot kernels on them.
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
     /// Show what is kept for later runs, and how much room it takes; remove it.
     Cache(CacheArgs),
     /// Check what this machine has and lacks.

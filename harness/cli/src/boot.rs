@@ -251,7 +251,7 @@ fn broken(error: &AgentError) -> CommandError {
 }
 
 /// Writes all of it; a reader that has gone away ends the output, not the command.
-fn pass(out: &mut dyn Write, data: &[u8]) -> io::Result<()> {
+pub(crate) fn pass(out: &mut dyn Write, data: &[u8]) -> io::Result<()> {
     match out.write_all(data).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
@@ -260,7 +260,7 @@ fn pass(out: &mut dyn Write, data: &[u8]) -> io::Result<()> {
 
 /// Standard input, piece by piece; an empty piece is its end. Read by a thread of its own, for not
 /// every standard input can be polled.
-fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
+pub(crate) fn read_stdin() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {
         let mut buffer = vec![0; wire::CHUNK];
@@ -279,10 +279,10 @@ fn window_size() -> (u16, u16) {
 }
 
 /// The user's terminal passes every key while this lives.
-struct RawTerminal(Termios);
+pub(crate) struct RawTerminal(Termios);
 
 impl RawTerminal {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
         raw.make_raw();

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::args::{CacheArgs, CacheCommand, PruneArgs};
 use crate::context::{CACHE_LOCK, Context, now};
 use crate::error::{CommandError, PROMOTE};
-use crate::text::line;
+use crate::text::{line, print_table};
 
 /// Some of what is in the cache.
 struct Part {
@@ -156,18 +156,6 @@ fn show(dir: &Path, templates: &Store, json: bool) {
         anstream::println!("  in use by a running kgate");
     }
     anstream::println!("\ntotal       {}", size(total));
-}
-
-/// Prints columns that are as wide as what is in them.
-fn print_table<const N: usize>(rows: &[[String; N]]) {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    for row in rows {
-        let cells = row.iter().enumerate().map(|(n, cell)| {
-            let width = width(n).unwrap_or_default();
-            format!("{cell:<width$}")
-        });
-        anstream::println!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
 }
 
 fn as_row(one: &Listed) -> [String; 6] {

@@ -148,9 +148,14 @@ impl From<AccelArg> for AccelChoice {
     }
 }
 
+/// The user's home directory.
+pub(crate) fn home() -> Option<PathBuf> {
+    env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+}
+
 fn default_cache() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache"))).map(|dir| dir.join("kgate"))
+    set("XDG_CACHE_HOME").or_else(|| Some(home()?.join(".cache"))).map(|dir| dir.join("kgate"))
 }
 
 /// CPUs that this process may use.

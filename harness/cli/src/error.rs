@@ -20,6 +20,8 @@ pub(crate) const REJECT: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// It could not be decided.
 pub(crate) const INCONCLUSIVE: u8 = 3;
+/// A lab host that is needed is somebody else's: nothing was decided either.
+pub(crate) const HELD: u8 = INCONCLUSIVE;
 /// Something of ours failed, or of the machine that kgate runs on.
 pub(crate) const INFRASTRUCTURE: u8 = 4;
 /// Ctrl-C.
@@ -42,6 +44,11 @@ impl CommandError {
     /// Ours, or the controller's.
     pub(crate) fn infrastructure(message: impl Into<String>) -> Self {
         Self { code: INFRASTRUCTURE, message: message.into(), hint: None }
+    }
+
+    /// Somebody else has what is needed.
+    pub(crate) fn held(message: impl Into<String>) -> Self {
+        Self { code: HELD, message: message.into(), hint: None }
     }
 
     /// Ctrl-C.

@@ -16,6 +16,7 @@ mod guests;
 mod host;
 mod kernel;
 mod klog;
+mod lab;
 mod library;
 mod logs;
 mod manual;
@@ -62,6 +63,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Scenario(command) => scenario::scenario(command),
         Command::Kernel(command) => kernel::kernel(context, command),
         Command::Releases(args) => releases::releases(context, &args),
+        Command::Lab(command) => lab::lab(command),
         Command::Cache(args) => cache::cache(context, &args),
         Command::Doctor => doctor::doctor(context),
         Command::Completions { shell } => manual::completions(shell),

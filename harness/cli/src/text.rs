@@ -21,6 +21,18 @@ pub(crate) fn clean(bytes: &[u8]) -> Vec<u8> {
     text.chars().filter(|&c| c != '\r').flat_map(|c| shown(c, true)).collect::<String>().into()
 }
 
+/// Prints columns that are as wide as what is in them.
+pub(crate) fn print_table<const N: usize>(rows: &[[String; N]]) {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    for row in rows {
+        let cells = row.iter().enumerate().map(|(n, cell)| {
+            let width = width(n).unwrap_or_default();
+            format!("{cell:<width$}")
+        });
+        anstream::println!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
 fn shown(c: char, keep_lines: bool) -> impl Iterator<Item = char> {
     let plain = !is_harmful(c) || (keep_lines && matches!(c, '\n' | '\t'));
     let escaped = (!plain).then(|| c.escape_default()).into_iter().flatten();

@@ -150,7 +150,13 @@ fn lengthen(host: &mut Node) {
                 }
             }
             Value::List(consoles) if is(key, "console") => consoles.iter_mut().for_each(console),
-            Value::Scalar(_) if is(key, "console") => console(value),
+            Value::Scalar(_) | Value::Map(_) if is(key, "console") => {
+                console(value);
+                // A list is never put together with another.
+                let one = std::mem::replace(&mut value.value, Value::Null);
+                let one = Node { span: value.span, value: one };
+                value.value = Value::List(vec![one]);
+            }
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use kgate_model::inventory::{HostKey, Inventory, SecretRef};
+use kgate_model::inventory::{ConsoleSource, HostKey, Inventory, SecretRef};
 use kgate_scenario::{Places, inventory};
 
 const KEY: &str =
@@ -49,11 +49,11 @@ fn ten_equal_hosts_are_ten_short_entries() {
 
 #[test]
 fn a_host_of_another_kind_takes_what_fits() {
-    let text = "defaults:\n  ssh: { host-key: 'KEY', user: lab }\n  power: { redfish: https://bmc, \
+    let text = "defaults:\n  console: { sol: bmc }\n  ssh: { host-key: 'KEY', user: lab }\n  power: { redfish: https://bmc, \
                 user: root, password: { env: BMC }, ca: ca.pem }\n  boot: { grub: { production: x } }\n\
                 hosts:\n  a: { power: { redfish: https://bmc-a, insecure: true } }\n  \
                 b: { power: { ipmi: bmc-b, password: { file: p } }, ssh: { known-hosts: k } }\n  \
-                c: { power: ~, boot: { method: kexec } }\n";
+                c: { power: ~, console: { tcp: 's:1' }, boot: { method: kexec } }\n";
     let lab = load(&text.replace("KEY", KEY)).unwrap();
     insta::assert_debug_snapshot!(lab.hosts.iter().map(|h| &h.power).collect::<Vec<_>>());
     let [a, b, c] = lab.hosts.try_into().unwrap();
@@ -63,6 +63,7 @@ fn a_host_of_another_kind_takes_what_fits() {
     );
     assert_eq!(b.ssh.host_key, HostKey::KnownHosts(Some("/etc/kgate/k".into())));
     assert_eq!((b.ssh.user.as_str(), c.power), ("lab", None));
+    assert!(matches!(c.consoles.as_slice(), [ConsoleSource::Tcp { .. }]), "{:?}", c.consoles);
 }
 
 #[test]
