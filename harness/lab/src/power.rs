@@ -1,7 +1,9 @@
 //! Power: what switches a lab host on and off, whatever its kernel does. Here is what holds for every way
 //! to do it: deadlines, waiting for the state to show a switch, and what stands in for what a BMC lacks.
 
+use std::fmt;
 use std::future::Future;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +27,16 @@ pub enum PowerState {
     Off,
     /// On its way, or the BMC doesn't say.
     Unknown,
+}
+
+impl fmt::Display for PowerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// What can be done to a host's power.
@@ -76,11 +88,17 @@ pub enum PowerError {
     /// It answered with an error, also after what may pass was tried again.
     #[error("the BMC refused: {0}")]
     Refused(String),
+    /// Its answers are none of the kind that it has to give.
+    #[error("the BMC can't be understood: {0}")]
+    Garbled(String),
+    /// A power command of the inventory failed.
+    #[error("{0}")]
+    Command(String),
     /// It can't do this.
     #[error("{0}")]
     Unsupported(String),
     /// It said that it did, and the host's state says otherwise.
-    #[error("the BMC says it did {action}, and still tells {told:?} after {} s", after.as_secs())]
+    #[error("`{action}` was accepted, and {} s later the power is {told}", after.as_secs())]
     Lied {
         /// What it was asked for.
         action: String,
@@ -90,7 +108,7 @@ pub enum PowerError {
         after: Duration,
     },
     /// It did not answer in time.
-    #[error("the BMC did not answer within {} s", .0.as_secs())]
+    #[error("no answer from power control within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// It said that it told the host's operating system to switch off, which didn't.
     #[error("the host was asked to switch itself off, and is still on after {} s", .0.as_secs())]
@@ -110,6 +128,8 @@ impl PowerError {
             | Self::Controller(_) => true,
             Self::Unreachable(_)
             | Self::Refused(_)
+            | Self::Garbled(_)
+            | Self::Command(_)
             | Self::Lied { .. }
             | Self::StillOn(_)
             | Self::TimedOut(_) => false,
@@ -138,13 +158,15 @@ pub trait Power {
 
     /// Does it, and for what changes the state waits until the state shows it: for as long as an answer
     /// may take, and after [`Action::SoftOff`] for as long as a shutdown may. [`Action::Reset`] and
-    /// [`Action::Cycle`] switch on a host that is off.
+    /// [`Action::Cycle`] switch on a host that is off, and are done when it is on: that it was started
+    /// anew, only the host itself can show.
     ///
     /// # Errors
     /// See [`PowerError`].
     async fn act(&self, action: Action) -> Result<(), PowerError>;
 
-    /// Makes the next boot, and only that, one from the network.
+    /// Makes the next boot, and only that, one from the network, and reads that back: a BMC that makes it
+    /// one of every boot is told to forget it, and refused.
     ///
     /// # Errors
     /// See [`PowerError`]; [`PowerError::Unsupported`] when the BMC has no such thing.
@@ -288,10 +310,12 @@ impl<B: Bmc> Watched<B> {
     ) -> Result<(), PowerError> {
         match self.order(action).await {
             Ok(()) => self.watch(action, wanted, limit).await,
-            Err(error @ PowerError::Refused(_)) => match self.state().await {
-                Ok(state) if state == wanted => Ok(()),
-                _ => Err(error),
-            },
+            Err(error @ (PowerError::Refused(_) | PowerError::Command(_))) => {
+                match self.state().await {
+                    Ok(state) if state == wanted => Ok(()),
+                    _ => Err(error),
+                }
+            }
             Err(error) => Err(error),
         }
     }
@@ -395,12 +419,39 @@ impl<B: Bmc> Power for Watched<B> {
 /// Text of a BMC or a command for an error: one line, bounded, nothing that moves a cursor.
 fn line(text: &str) -> String {
     const LONGEST: usize = 300;
+    /// Characters that take no room, or turn the direction of those after them.
+    const HIDDEN: [RangeInclusive<char>; 4] = [
+        '\u{200b}'..='\u{200f}',
+        '\u{2028}'..='\u{202e}',
+        '\u{2060}'..='\u{206f}',
+        '\u{feff}'..='\u{feff}',
+    ];
     let words: Vec<_> = text.split_whitespace().collect();
-    let mut line: String =
-        words.join(" ").chars().filter(|c| !c.is_control()).take(LONGEST + 1).collect();
+    let shown = |c: &char| !c.is_control() && !HIDDEN.iter().any(|hidden| hidden.contains(c));
+    let mut line: String = words.join(" ").chars().filter(shown).take(LONGEST + 1).collect();
     if line.chars().count() > LONGEST {
         line.pop();
         line.push('…');
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn text_of_others_is_a_short_line(text in ".{0,2000}") {
+            let line = line(&text);
+            prop_assert!(line.chars().count() <= 301);
+            prop_assert!(!line.chars().any(char::is_control));
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_text_hides_or_moves() {
+        assert_eq!(line("a\u{1b}[2J\n\tb\u{202e}c\u{200b}"), "a[2J bc");
+    }
 }

@@ -41,7 +41,7 @@ impl Commands {
         let end = output.code.map_or("was killed".to_owned(), |code| format!("ended with {code}"));
         let said = line(&String::from_utf8_lossy(&output.stderr));
         let colon = if said.is_empty() { "" } else { ": " };
-        Err(PowerError::Refused(format!("the power command for `{what}` {end}{colon}{said}")))
+        Err(PowerError::Command(format!("the power command for `{what}` {end}{colon}{said}")))
     }
 }
 
@@ -55,7 +55,7 @@ impl Bmc for Commands {
             other => {
                 let told = line(other);
                 let text = format!("the power command for `state` prints `{told}`, not on or off");
-                Err(PowerError::Refused(text))
+                Err(PowerError::Command(text))
             }
         }
     }

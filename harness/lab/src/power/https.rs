@@ -122,10 +122,16 @@ impl Client {
             Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => {
                 PowerError::Identity(why.to_string())
             }
-            Some(error @ rustls::Error::InvalidCertificate(_)) => {
-                PowerError::Identity(error.to_string())
+            // What remains is the proof that it has the certificate's key.
+            Some(rustls::Error::InvalidCertificate(CertificateError::BadSignature)) => {
+                let text = "it shows a certificate whose key it doesn't have";
+                PowerError::Identity(text.to_owned())
             }
-            Some(error) => PowerError::Refused(format!("no TLS with {}: {error}", self.address())),
+            // Such as one of X.509's first version.
+            Some(rustls::Error::InvalidCertificate(why)) => {
+                PowerError::Identity(format!("its certificate can't be used: {why}"))
+            }
+            Some(error) => PowerError::Garbled(format!("no TLS with {}: {error}", self.address())),
         };
         Broken::Final(refused)
     }
@@ -144,7 +150,7 @@ async fn exchange(
             Ok(body) => body.to_bytes().into(),
             Err(error) if error.is::<LengthLimitError>() => {
                 let text = format!("an answer of more than {} KiB", LONGEST >> 10);
-                return Err(Broken::Final(PowerError::Refused(text)));
+                return Err(Broken::Final(PowerError::Garbled(text)));
             }
             Err(error) => return Err(Broken::Midway(told(&*error))),
         };
@@ -250,6 +256,18 @@ impl fmt::Display for Disbelief {
 
 impl std::error::Error for Disbelief {}
 
+/// Why no authority's word is good enough.
+fn disbelief(error: rustls::Error) -> String {
+    let rustls::Error::InvalidCertificate(error) = error else { return error.to_string() };
+    match error {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "no authority that the inventory trusts vouches for it".to_owned()
+        }
+        CertificateError::Other(why) => format!("{:?}", why.0),
+        error => error.to_string(),
+    }
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -269,7 +287,7 @@ impl ServerCertVerifier for Verifier {
             Trust::Authorities(verifier, _) => verifier
                 .verify_server_cert(leaf, intermediates, name, ocsp, now)
                 .err()
-                .map(|error| error.to_string().replace("invalid peer certificate: ", "")),
+                .map(disbelief),
         };
         match why {
             None => Ok(ServerCertVerified::assertion()),

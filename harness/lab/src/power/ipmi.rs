@@ -2,6 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kgate_machine::process;
@@ -12,41 +13,43 @@ use secrecy::ExposeSecret;
 use super::{Action, Bmc, Deadline, Firmware, Pauses, PowerError, PowerState, line};
 use crate::secret::Secrets;
 
+/// What is left of a call's time when `ipmitool` is ended, to say why.
+const LAST: Duration = Duration::from_millis(50);
+
 /// `ipmitool` with a BMC.
 pub(super) struct Ipmitool {
     pub(super) at: Ipmi,
     pub(super) secrets: Rc<dyn Secrets>,
 }
 
-/// What a complaint of `ipmitool -v` means. The first that occurs in it counts.
-const MEANINGS: &[(&str, Meaning)] = &[
-    ("password is longer", Meaning::Inventory),
-    ("invalid authentication algorithm", Meaning::Cipher),
-    ("invalid integrity algorithm", Meaning::Cipher),
-    ("no matching cipher suite", Meaning::Cipher),
-    ("Unsupported cipher suite", Meaning::Cipher),
-    ("HMAC is invalid", Meaning::Login),
-    ("unauthorized name", Meaning::Login),
-    ("unauthorized role", Meaning::Login),
-    ("Insufficient privilege", Meaning::Login),
-    ("Address lookup for", Meaning::Nobody),
-    ("Could not open socket", Meaning::Nobody),
-    ("Get Auth Capabilities error", Meaning::Nobody),
-    ("insufficient resources", Meaning::Busy),
-    ("Node busy", Meaning::Busy),
-    ("Timeout", Meaning::Busy),
-    ("Unable to establish", Meaning::Busy),
-    ("Invalid command", Meaning::Unsupported),
-    ("Command not supported", Meaning::Refused),
-    ("Invalid data field", Meaning::Unsupported),
-    ("Parameter not supported", Meaning::Unsupported),
+/// What a complaint of `ipmitool -v` means, and in plainer words where its own are not plain. The first
+/// that occurs in it counts.
+const MEANINGS: &[(&str, Meaning, &str)] = &[
+    ("password is longer", Meaning::Inventory, ""),
+    ("invalid authentication algorithm", Meaning::Inventory, "it lacks the cipher suite"),
+    ("invalid integrity algorithm", Meaning::Inventory, "it lacks the cipher suite"),
+    ("no matching cipher suite", Meaning::Inventory, ""),
+    ("Unsupported cipher suite", Meaning::Inventory, ""),
+    ("HMAC is invalid", Meaning::Login, "wrong password"),
+    ("unauthorized name", Meaning::Login, "unknown user"),
+    ("unauthorized role", Meaning::Login, "the user may not be an administrator"),
+    ("Insufficient privilege", Meaning::Login, ""),
+    ("Address lookup for", Meaning::Nobody, ""),
+    ("Could not open socket", Meaning::Nobody, ""),
+    ("Get Auth Capabilities error", Meaning::Nobody, "nobody answers"),
+    ("insufficient resources", Meaning::Busy, "it has too many sessions"),
+    ("Node busy", Meaning::Busy, ""),
+    ("Timeout", Meaning::Busy, ""),
+    ("Unable to establish", Meaning::Busy, ""),
+    ("Invalid command", Meaning::Unsupported, ""),
+    ("Invalid data field", Meaning::Unsupported, ""),
+    ("Parameter not supported", Meaning::Unsupported, ""),
 ];
 
 /// Sorts of complaints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     Inventory,
-    Cipher,
     Login,
     Nobody,
     /// It may pass.
@@ -69,24 +72,29 @@ impl Ipmitool {
     /// What it prints. What may pass is tried again while there is time.
     async fn run(&self, words: &[&str], by: Deadline) -> Result<String, PowerError> {
         let mut pauses = Pauses::new();
+        let mut last = None;
         loop {
-            let (meaning, said) = match self.once(words, by).await? {
-                Ok(told) => return Ok(told),
-                Err(complaint) => complaint,
+            let (meaning, said) = match self.once(words, by).await {
+                Ok(Ok(told)) => return Ok(told),
+                Ok(Err(complaint)) => complaint,
+                // Why it was tried again says more than that this came to no end.
+                Err(error @ PowerError::TimedOut(_)) => return Err(last.unwrap_or(error)),
+                Err(error) => return Err(error),
             };
-            let again = matches!(meaning, Meaning::Busy | Meaning::Nobody);
-            if again && by.pause(&mut pauses).await {
-                continue;
-            }
-            return Err(match meaning {
-                Meaning::Inventory | Meaning::Cipher => PowerError::Controller(format!(
+            let error = match meaning {
+                Meaning::Inventory => PowerError::Controller(format!(
                     "the BMC can't be logged in to as the inventory says: {said}"
                 )),
                 Meaning::Login => PowerError::Unauthorised(said),
                 Meaning::Nobody => PowerError::Unreachable(said),
                 Meaning::Unsupported => PowerError::Unsupported(format!("the BMC can't: {said}")),
                 Meaning::Busy | Meaning::Refused => PowerError::Refused(said),
-            });
+            };
+            let again = matches!(meaning, Meaning::Busy | Meaning::Nobody);
+            if !again || !by.pause(&mut pauses).await {
+                return Err(error);
+            }
+            last = Some(error);
         }
     }
 
@@ -101,7 +109,8 @@ impl Ipmitool {
             .map_err(|error| PowerError::Controller(error.to_string()))?;
         // It asks twice, waits for 1 s and 2 s, and counts a lost packet as nobody there.
         let port = self.at.port.to_string();
-        let mut tool = HostCommand::new("ipmitool", by.left())
+        let limit = by.left().saturating_sub(LAST);
+        let mut tool = HostCommand::new("ipmitool", limit)
             .args(["-I", "lanplus", "-v", "-E", "-N", "1", "-R", "2"])
             .args(["-H", &self.at.address, "-p", &port, "-U", &self.at.user]);
         if let Some(suite) = self.at.cipher_suite {
@@ -136,11 +145,18 @@ impl Ipmitool {
 /// What `ipmitool` means by what it says on its standard error.
 fn complaint(said: &str) -> (Meaning, String) {
     let lines = said.lines().map(|line| line.trim_start_matches(['>', ' ']));
-    let lines: Vec<_> =
-        lines.filter(|line| !NOISE.iter().any(|noise| line.starts_with(noise))).collect();
-    let said = line(&lines.join("; "));
-    let meaning = MEANINGS.iter().find(|(words, _)| said.contains(words));
-    (meaning.map_or(Meaning::Refused, |(_, meaning)| *meaning), said)
+    let lines: Vec<_> = lines
+        .filter(|line| !line.is_empty() && !NOISE.iter().any(|noise| line.starts_with(noise)))
+        .collect();
+    for (words, meaning, plain) in MEANINGS {
+        if let Some(found) = lines.iter().find(|line| line.contains(words)) {
+            let found = line(found.trim_start_matches("Error: "));
+            let said = if plain.is_empty() { found } else { format!("{plain} ({found})") };
+            return (*meaning, said);
+        }
+    }
+    let all = if lines.is_empty() { "ipmitool failed without a word" } else { &lines.join("; ") };
+    (Meaning::Refused, line(all))
 }
 
 /// What boot flags say.
@@ -233,5 +249,54 @@ impl Bmc for Ipmitool {
                 Err(PowerError::Refused(text.to_owned()))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_told_apart() {
+        let noise = "Loading IANA PEN Registry...\nRunning Get VSO Capabilities my_addr 0x20\n\
+            Invalid completion code received: Invalid command\nDiscovered IPMB address 0x0\n";
+        let of = |said: &str| {
+            let (meaning, said) = complaint(&format!("{noise}{said}"));
+            format!("{meaning:?}: {said}")
+        };
+        let said = [
+            "> RAKP 2 HMAC is invalid\nError: Unable to establish IPMI v2 / RMCP+ session\n",
+            "RAKP 2 message indicates an error : insufficient resources for session\n",
+            "Set Chassis Power Control to Up/On failed: Command not supported in present state\n",
+            "Set Chassis Power Control to Diag failed: Invalid data field in request\n",
+            "Set Chassis Power Control to Up/On failed: Insufficient privilege level\n",
+            "Error: Unable to establish IPMI v2 / RMCP+ session\n",
+            "",
+        ];
+        insta::assert_snapshot!(said.map(of).join("\n"), @r"
+        Login: wrong password (RAKP 2 HMAC is invalid)
+        Busy: it has too many sessions (RAKP 2 message indicates an error : insufficient resources for session)
+        Refused: Set Chassis Power Control to Up/On failed: Command not supported in present state
+        Unsupported: Set Chassis Power Control to Diag failed: Invalid data field in request
+        Login: Set Chassis Power Control to Up/On failed: Insufficient privilege level
+        Busy: Unable to establish IPMI v2 / RMCP+ session
+        Refused: ipmitool failed without a word
+        ");
+    }
+
+    #[test]
+    fn boot_flags_say_what_comes_next() {
+        let flags = |valid: &str, length: &str, from: &str| {
+            boot_device(&format!(
+                "Boot parameter version: 1\nBoot parameter data: 8004000000\n Boot Flags :\n   \
+                 - Boot Flag {valid}\n   - Options apply to {length}\n   - BIOS EFI boot \n   \
+                 - Boot Device Selector : {from}\n"
+            ))
+        };
+        let once = "only next boot";
+        assert_eq!(flags("Valid", once, "Force PXE"), BootDevice::NetworkOnce);
+        assert_eq!(flags("Invalid", once, "Force PXE"), BootDevice::NetworkPerhaps);
+        assert_eq!(flags("Valid", "all future boots", "Force PXE"), BootDevice::NetworkAlways);
+        assert_eq!(flags("Valid", once, "No override"), BootDevice::Other);
     }
 }

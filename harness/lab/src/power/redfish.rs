@@ -141,7 +141,8 @@ impl Talk<'_> {
             }
             // The password may have to be given for a session, or the session was lost.
             if self.logins == 2 {
-                return Err(PowerError::Unauthorised(explain(&answer)));
+                let text = "it forgets a session as soon as it is open";
+                return Err(PowerError::Garbled(text.to_owned()));
             }
             self.session = None;
             self.log_in().await?;
@@ -150,11 +151,17 @@ impl Talk<'_> {
 
     async fn patiently(&self, ask: &Ask<'_>) -> Result<Answer, PowerError> {
         let mut pauses = Pauses::new();
+        let mut last = None;
         loop {
             let request = self.request(ask)?;
             let sent = async { Ok::<_, PowerError>(self.client.send(request).await) };
             let mut asked_to_wait = None;
-            let error = match self.by.hold(sent).await? {
+            let sent = match self.by.hold(sent).await {
+                // Why it was tried again says more than that this came to no end.
+                Err(error) => return Err(last.unwrap_or(error)),
+                Ok(sent) => sent,
+            };
+            let error = match sent {
                 Ok(answer) if !may_pass(answer.status) => return Ok(answer),
                 Ok(answer) => {
                     asked_to_wait = retry_after(&answer);
@@ -179,6 +186,7 @@ impl Talk<'_> {
             if !self.by.pause(&mut pauses).await {
                 return Err(error);
             }
+            last = Some(error);
         }
     }
 
@@ -209,7 +217,7 @@ impl Talk<'_> {
         let body = ask.body.as_ref().map_or(Vec::new(), |body| body.to_string().into_bytes());
         request
             .body(Full::from(body))
-            .map_err(|_| PowerError::Refused(format!("it names `{}` as a path", line(ask.path))))
+            .map_err(|_| PowerError::Garbled(format!("it names `{}` as a path", line(ask.path))))
     }
 
     /// Opens a session.
@@ -249,7 +257,8 @@ impl Talk<'_> {
 
     /// A link of an answer as a path; one that leads to another server is not followed.
     fn own<'l>(&self, link: &'l str) -> Result<&'l str, PowerError> {
-        let elsewhere = || PowerError::Refused(format!("it leads to `{}`", line(link)));
+        let elsewhere =
+            || PowerError::Garbled(format!("it refers to another server: `{}`", line(link)));
         self.client.path(link).ok_or_else(elsewhere)
     }
 
@@ -264,14 +273,14 @@ impl Talk<'_> {
             }
             accepted(&answer)?;
             let value: Value = serde_json::from_slice(&answer.body).map_err(|error| {
-                PowerError::Refused(format!("the answer to {} isn't JSON: {error}", line(&path)))
+                PowerError::Garbled(format!("the answer to {} isn't JSON: {error}", line(&path)))
             })?;
             let told =
                 value["@odata.etag"].as_str().and_then(|tag| HeaderValue::from_str(tag).ok());
             let version = told.or_else(|| answer.headers.get(ETAG).cloned());
             return Ok((value, version));
         }
-        Err(PowerError::Refused(format!("it redirects {} in a circle", line(&path))))
+        Err(PowerError::Garbled(format!("it redirects {} in a circle", line(&path))))
     }
 
     /// Path of the host's system.
@@ -291,8 +300,11 @@ impl Talk<'_> {
         if let Some(found) = found {
             return Ok(self.own(found)?.to_owned());
         }
+        if paths.is_empty() {
+            return Err(PowerError::Garbled(format!("it tells of no system at {SYSTEMS}")));
+        }
         let ids: Vec<_> = paths.iter().map(|path| id(path)).collect();
-        let has = if ids.is_empty() { "none".to_owned() } else { line(&ids.join(", ")) };
+        let has = line(&ids.join(", "));
         Err(PowerError::Controller(match &self.bmc.system {
             Some(wanted) => format!("the BMC has no system `{wanted}`; it has {has}"),
             None => format!("the inventory has to say which system of the BMC; it has {has}"),
@@ -399,7 +411,10 @@ impl Talk<'_> {
     async fn set_boot(&mut self, path: &str, boot: &Value) -> Result<(), PowerError> {
         let stale = [StatusCode::PRECONDITION_FAILED, StatusCode::PRECONDITION_REQUIRED];
         for last in [false, true] {
-            let (_, version) = self.get(path).await?;
+            let (_, mut version) = self.get(path).await?;
+            if last {
+                version = version.map(strong);
+            }
             let body = Some(json!({ "Boot": boot }));
             let patch = Ask { method: Method::PATCH, body, version, ..Ask::get(path) };
             let answer = self.ask(&patch).await?;
@@ -504,14 +519,25 @@ impl Bmc for Redfish {
         self.talk(by, async |talk| talk.reset(action).await).await
     }
 
-    /// The mode of the next boot stays as it is, which is the host's.
-    async fn boot_from_network_once(&self, _: Firmware, by: Deadline) -> Result<(), PowerError> {
+    async fn boot_from_network_once(
+        &self,
+        firmware: Firmware,
+        by: Deadline,
+    ) -> Result<(), PowerError> {
         self.talk(by, async |talk| {
             let path = talk.system().await?;
-            let once = json!({
+            let mut once = json!({
                 "BootSourceOverrideTarget": "Pxe",
                 "BootSourceOverrideEnabled": "Once",
             });
+            let mode = match firmware {
+                Firmware::Bios => "Legacy",
+                Firmware::Uefi => "UEFI",
+            };
+            let told = talk.get(&path).await?.0["Boot"]["BootSourceOverrideMode"].take();
+            if told.is_string() && told != mode {
+                once["BootSourceOverrideMode"] = json!(mode);
+            }
             talk.set_boot(&path, &once).await?;
             let wanted = Override { enabled: Some("Once".into()), target: Some("Pxe".into()) };
             let shown = talk.boot_shown(&path, |shown| *shown == wanted).await?;
@@ -548,6 +574,12 @@ impl Bmc for Redfish {
 fn may_pass(status: StatusCode) -> bool {
     let never = [StatusCode::NOT_IMPLEMENTED, StatusCode::HTTP_VERSION_NOT_SUPPORTED];
     status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() && !never.contains(&status)
+}
+
+/// A version as those want it that take no weak ones, although they give them.
+fn strong(version: HeaderValue) -> HeaderValue {
+    let bytes = version.as_bytes();
+    HeaderValue::from_bytes(bytes.strip_prefix(b"W/").unwrap_or(bytes)).unwrap_or(version)
 }
 
 fn location(answer: &Answer) -> Option<&str> {

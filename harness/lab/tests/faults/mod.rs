@@ -14,8 +14,13 @@ pub(crate) struct Fault {
     pub(crate) code: u8,
 }
 
-/// Checks that the page's section is made of these rows. With `INSTA_UPDATE=always` it is made so; what
-/// another says below the same heading, before the table, stays.
+/// A message as a row has it.
+pub(crate) fn said(text: &str) -> String {
+    if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
+}
+
+/// Checks that the table of a section of the page is made of these rows. With `INSTA_UPDATE=always` it
+/// is made so; what stands before it in the section stays.
 pub(crate) fn check(heading: &str, rows: &[Fault]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/lab-faults.md");
     let page = std::fs::read_to_string(&path).expect("the page is there");
@@ -24,19 +29,20 @@ pub(crate) fn check(heading: &str, rows: &[Fault]) {
         let cell = |text: &str| text.replace('|', "\\|");
         writeln!(table, "| {} | {} | {code} |", cell(fault), cell(does)).unwrap();
     }
-    let marked = format!("## {heading}\n");
-    let begin = page.find(&marked).unwrap_or_else(|| panic!("the page has no section {heading}"));
-    let section = begin + marked.len();
-    let end = page[section..].find("\n## ").map_or(page.len(), |at| section + at + 1);
-    let start = page[section..end].find("| fault |").map_or(end, |at| section + at);
-    let rest = page[start..end].lines().skip_while(|line| line.starts_with('|'));
-    let rest: String = rest.map(|line| format!("{line}\n")).collect();
-    let wanted = format!("{}{table}{rest}{}", &page[..start], &page[end..]);
-    if std::env::var("INSTA_UPDATE").is_ok_and(|update| update == "always") {
+    let (before, section) = page
+        .split_once(&format!("## {heading}\n"))
+        .unwrap_or_else(|| panic!("the page has no section {heading}"));
+    let (section, after) = section.find("\n## ").map_or((section, ""), |at| section.split_at(at));
+    let prose = section.split("| fault |").next().unwrap_or_default().trim();
+    let gap = if prose.is_empty() { "" } else { "\n\n" };
+    let wanted = format!("{before}## {heading}\n\n{prose}{gap}{table}{after}");
+    if page != wanted {
+        let update = std::env::var("INSTA_UPDATE").is_ok_and(|update| update == "always");
+        assert!(
+            update,
+            "the section {heading} of docs/lab-faults.md isn't true; INSTA_UPDATE=always makes it \
+             so:\n{table}"
+        );
         std::fs::write(&path, &wanted).expect("the page can be written");
     }
-    assert!(
-        page == wanted || std::fs::read_to_string(&path).unwrap() == wanted,
-        "the section {heading} of docs/lab-faults.md is no longer true: INSTA_UPDATE=always writes it\n{table}"
-    );
 }
