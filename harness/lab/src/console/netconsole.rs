@@ -203,9 +203,9 @@ impl Protocol for Netconsole {
         // Numbers begin again with each kernel.
         if let Some((last, then)) = self.last
             && usec >= then
-            && sequence > last + 1
+            && let Some(further @ 2..) = sequence.checked_sub(last)
         {
-            let missing = sequence - last - 1;
+            let missing = further - 1;
             heard.gap = Some(format!(
                 "{missing} messages of the kernel's log did not come: lost on the way, or below the \
                  console's level"
@@ -262,6 +262,7 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn hear(datagrams: &[&[u8]]) -> String {
         let mut netconsole = Netconsole::default();
@@ -310,6 +311,17 @@ mod tests {
     fn what_is_not_extended_is_kept_as_it_is() {
         for text in ["[    1.0] plain; 6,1\n", "6,x,1,-;no\n", "6,1,1,-,ncfrag=3;no\n", "", ";"] {
             assert_eq!(hear(&[text.as_bytes()]), text);
+        }
+    }
+    proptest! {
+        /// Whatever comes, all of it is taken, and not much more of it made.
+        #[test]
+        fn anything_may_come(datagrams in prop::collection::vec(
+            "([0-9]{1,20},){3}[-c](,ncfrag=[0-9]{1,20}/[0-9]{1,20})?;(\\\\x[0-9a-f]{0,2}|.){0,20}|.{0,20}",
+            0..6,
+        )) {
+            let bytes: Vec<&[u8]> = datagrams.iter().map(String::as_bytes).collect();
+            prop_assert!(hear(&bytes).len() <= 400 * datagrams.len());
         }
     }
 }

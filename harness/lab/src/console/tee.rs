@@ -110,6 +110,7 @@ struct Log {
     raw: Option<File>,
     times: Option<File>,
     bytes: u64,
+    limit: u64,
     piece: Option<Piece>,
     error: Option<String>,
 }
@@ -126,7 +127,7 @@ impl Log {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".times");
         let (raw, times) = (Some(File::create(path)?), Some(File::create(beside)?));
-        Ok(Self { raw, times, bytes: 0, piece: None, error: None })
+        Ok(Self { raw, times, bytes: 0, limit: FILE_LIMIT, piece: None, error: None })
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -134,7 +135,7 @@ impl Log {
             self.end_piece();
         }
         let Some(raw) = &mut self.raw else { return };
-        let room = usize::try_from(FILE_LIMIT - self.bytes).unwrap_or(usize::MAX);
+        let room = usize::try_from(self.limit - self.bytes).unwrap_or(usize::MAX);
         let part = &bytes[..bytes.len().min(room)];
         if self.piece.is_none() {
             let end = Instant::now() + PIECE;
@@ -144,7 +145,7 @@ impl Log {
             Ok(()) => {
                 self.bytes += part.len() as u64;
                 let over = part.len() < bytes.len();
-                over.then(|| format!("more than {} MiB came", FILE_LIMIT >> 20))
+                over.then(|| format!("more than {} MiB came", self.limit >> 20))
             }
             Err(error) => Some(error.to_string()),
         };
@@ -296,4 +297,48 @@ fn give(bytes: &VecDeque<u8>, from: usize, buffer: &mut ReadBuf<'_>) -> usize {
         given += length;
     }
     given
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[test]
+    fn a_file_is_cut_at_its_limit_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("console");
+        let mut tee = Tee::new(Some(&file)).unwrap();
+        tee.log.as_mut().unwrap().limit = 6;
+        tee.heard(b"four", b"four");
+        assert_eq!(tee.error(), None);
+        tee.heard(b"more", b"more");
+        tee.heard(b"and more", b"and more");
+        assert_eq!(tee.error(), Some("more than 0 MiB came"));
+        drop(tee);
+        assert_eq!(std::fs::read(&file).unwrap(), b"fourmo");
+        let times = std::fs::read_to_string(dir.path().join("console.times")).unwrap();
+        let times: Vec<Value> = times.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!((&times[0]["bytes"], &times[0]["offset"]), (&json!(6), &json!(0)));
+        assert_eq!(times[1]["cut"], "more than 0 MiB came");
+        assert_eq!(times.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn one_who_is_late_goes_on_at_a_line() {
+        let hub = Arc::new(Hub::default());
+        let mut reader = hub.reader();
+        hub.push(b"begun");
+        let mut begun = [0; 5];
+        reader.read_exact(&mut begun).await.unwrap();
+        hub.push(&[b"-first\n".as_slice(), &[b'x'; READER_LIMIT - 4], b"\nab\n"].concat());
+        hub.close();
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).await.unwrap();
+        // Nothing that ends within reach: it goes on where there is something.
+        assert!(
+            rest.starts_with("\r\n[kgate: 7 bytes of the console were not read in time]\r\nxxx")
+        );
+        assert!(rest.ends_with("x\nab\n"));
+    }
 }

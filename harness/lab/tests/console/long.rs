@@ -1,6 +1,6 @@
 //! What takes long to show, most of it waiting. By its name it is in the profile `long` only.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kgate_model::inventory::ConsoleSource;
 use kgate_testkit::lab::Console;

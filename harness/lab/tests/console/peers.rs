@@ -10,7 +10,7 @@ use kgate_model::inventory::{ConsoleSource, Ipmi, SecretRef};
 use kgate_testkit::lab::{Console, Setup, StandIn};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::{LONG, exit, exit_of, open, refused, state, until};
+use crate::{LONG, exit, exit_of, open, refused, skip, state, until};
 
 /// A stand-in that says nothing by itself.
 pub(crate) fn stand_in(console: Console) -> Option<(StandIn, ConsoleSource)> {
@@ -134,7 +134,7 @@ pub(crate) fn conserver(dir: &Path, port: u16, line: u16, access: &str) -> Optio
     server.args(["-M", "127.0.0.1", "-b", "0", "-p", &port.to_string()]).process_group(0);
     let server = server.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     if let Err(error) = &server {
-        println!("SKIP /usr/sbin/conserver: {error}");
+        skip(&format!("/usr/sbin/conserver: {error}"));
     }
     server.ok().map(Other)
 }

@@ -10,7 +10,7 @@ use kgate_model::inventory::ConsoleSource;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{FAULTS, LONG, exit, exit_of, open, refused, state, times, until};
+use crate::{LONG, exit, exit_of, open, refused, skip, state, times, until};
 
 /// A serial server.
 struct Server(TcpListener);
@@ -122,7 +122,7 @@ async fn a_half_open_connection_is_noticed() {
     if std::env::var_os("KGATE_TEST_NETWORK").is_none() {
         let may = Command::new("unshare").args(["-rn", "ip", "link"]).output();
         if !may.is_ok_and(|output| output.status.success()) {
-            println!("SKIP no network namespace can be made here (unshare -rn ip link)");
+            skip("no network namespace can be made here (unshare -rn ip link)");
             return;
         }
         let mut again = Command::new("unshare");
@@ -176,6 +176,7 @@ fn memory() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+#[expect(clippy::print_stdout, reason = "shown on request")]
 pub(crate) async fn flood(megabytes: usize) {
     assert_eq!(exit_of("flood of 100 MB"), exit_of("two readers, one stuck"));
     let dir = tempfile::tempdir().unwrap();
@@ -294,9 +295,6 @@ async fn what_is_typed_arrives() {
 
 #[tokio::test]
 async fn telnet_is_negotiated_and_left_out() {
-    for fault in ["telnet: storm of negotiation", "telnet: subnegotiation without end"] {
-        assert!(FAULTS.iter().any(|row| row[0] == fault));
-    }
     assert_eq!(exit_of("telnet: storm of negotiation"), "—");
     assert_eq!(exit_of("telnet: subnegotiation without end"), "—");
     let server = Server::new().await;
