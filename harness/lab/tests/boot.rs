@@ -78,13 +78,13 @@ async fn boots_by_kexec_and_collects_a_panic() {
     let Some(stand_in) = StandIn::start(Setup { boot: Boot::Kexec, ..Setup::default() }) else {
         return;
     };
-    let Some(mut lab) = Lab::start(stand_in, BootMethod::Kexec) else { return };
-    lab.args = vec!["lab.fault=late-panic".into()];
+    let Some(lab) = Lab::start(stand_in, BootMethod::Kexec) else { return };
     let (facts, production, staged) = lab.boot(None, "b-1").await;
     println!("{}", production.proof);
     let (ssh, identity) = lab.until_rebooted(&facts.identity).await;
     assert!(staged.is(&identity, "b-1"), "{identity:?}: {}", lab.console());
-    ssh.closed().await;
+    let panic = ssh.run("echo c >/proc/sysrq-trigger", Duration::from_secs(3)).await;
+    panic.unwrap_err();
     let (ssh, back) = lab.until_rebooted(&identity).await;
     assert_eq!(back.release, production.release);
     let dir = tempfile::tempdir().unwrap();
@@ -135,7 +135,7 @@ async fn boots_from_the_network_once() {
     let Some(stand_in) = StandIn::start(Setup { boot: Boot::Pxe, ..Setup::default() }) else {
         return;
     };
-    let tftp = stand_in.dir().join("tftp");
+    let tftp = stand_in.tftp_dir();
     let method = BootMethod::Pxe {
         directory: tftp.clone(),
         script: PathBuf::from("boot.ipxe"),
@@ -143,6 +143,7 @@ async fn boots_from_the_network_once() {
     };
     let Some(lab) = Lab::start(stand_in, method) else { return };
     let power = Buttons(&lab.stand_in);
+    lab.stand_in.qmp("object-add", serde_json::json!({"qom-type":"filter-dump","id":"dump","netdev":"net","file":"/tmp/kg/p7/pxe/dump.pcap"}));
     let (facts, production, staged) = lab.boot(Some(&power), "b-1").await;
     println!("{}", production.proof);
     let (ssh, identity) = lab.until_rebooted(&facts.identity).await;
@@ -234,10 +235,10 @@ async fn arms_only_what_is_safe() {
         assert!(begun.elapsed() < BOOTS, "it stays armed");
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    lab.stand_in.ssh("mv /sbin/was /sbin/reboot");
 
     // Too little room is said before anything is sent.
     let ssh = lab.ssh().await;
+    ssh.ask("mending", "mv /sbin/was /sbin/reboot", ANSWER).await.unwrap();
     lab.host.boot.directory = "/tmp/kgate".into();
     let facts = lab.look(&ssh).await;
     let error = lab.try_stage(&ssh, &facts).await.unwrap_err().to_string();

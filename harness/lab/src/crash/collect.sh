@@ -12,4 +12,5 @@ found=$(
 )
 [ -n "$found" ] || exit 0
 # Many of one crash: what is newest is most.
-echo "$found" | head -n 200 | sed 's|^/||' | tar -cf - -C / -T - 2>/dev/null
+cd / || exit
+tar -cf - $(echo "$found" | head -n 200 | sed 's|^/||')

@@ -156,7 +156,7 @@ impl Lab {
     /// The end of what the host has said.
     pub(crate) fn console(&self) -> String {
         let log = self.stand_in.console_log();
-        String::from_utf8_lossy(&log[log.len().saturating_sub(20_000)..]).into_owned()
+        String::from_utf8_lossy(&log[log.len().saturating_sub(200_000)..]).into_owned()
     }
 
     /// Waits until another kernel than `before` answers.
