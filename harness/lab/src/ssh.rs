@@ -477,13 +477,17 @@ const MEANINGS: &[(&str, Meaning)] = &[
 
 /// What an `ssh` that ended before it was logged in means by what it said.
 fn refusal(complaint: &str) -> SshError {
+    // `ssh` has a page to say of a key that changed.
+    if let Some((_, sent)) = complaint.split_once("sent by the remote host is") {
+        let key = sent.split_whitespace().next().unwrap_or_default().trim_end_matches('.');
+        return SshError::HostKey(format!("it has {key}"));
+    }
     let lower = complaint.to_lowercase();
-    let meaning =
-        MEANINGS.iter().find(|(mark, _)| lower.contains(mark)).map(|(_, meaning)| meaning);
-    meaning.unwrap_or(&(SshError::Unreachable as Meaning))(last_words(
-        complaint.as_bytes(),
-        "`ssh` ended without a word",
-    ))
+    let said = last_words(complaint.as_bytes(), "`ssh` ended without a word");
+    match MEANINGS.iter().find(|(mark, _)| lower.contains(mark)) {
+        Some((_, meaning)) => meaning(said),
+        None => SshError::Unreachable(said),
+    }
 }
 
 /// The master's arguments.

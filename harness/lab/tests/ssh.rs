@@ -40,7 +40,7 @@ impl Rows {
 /// Without ports, fingerprints and places of this run.
 fn steady(text: &str) -> String {
     let words = text.split(' ').map(|word| {
-        let number = word.bytes().all(|b| b.is_ascii_digit() || b == b':');
+        let number = word.strip_suffix(':').is_some_and(|w| w.bytes().all(|b| b.is_ascii_digit()));
         if word.starts_with("/tmp/") {
             "FILE"
         } else if word.starts_with("SHA256:") {
@@ -48,7 +48,7 @@ fn steady(text: &str) -> String {
         } else if word.starts_with("[127.0.0.1]") {
             "lab7"
         } else if number && word.len() > 4 {
-            "PORT"
+            "PORT:"
         } else {
             word
         }

@@ -114,12 +114,13 @@ impl Lab {
     }
 
     pub(crate) async fn stage(&self, ssh: &Ssh, facts: &HostFacts) -> Staged {
-        self.try_stage(ssh, facts).await.expect("it can be staged")
+        self.try_stage(ssh, &self.host, facts).await.expect("it can be staged")
     }
 
     pub(crate) async fn try_stage(
         &self,
         ssh: &Ssh,
+        host: &LabHost,
         facts: &HostFacts,
     ) -> Result<Staged, SelectError> {
         let modules = BTreeSet::new();
@@ -132,7 +133,7 @@ impl Lab {
             agent: &self.programs.agent,
             ops: &self.programs.ops,
         };
-        stage::stage(ssh, &self.host, facts, &staging, BOOTS).await
+        stage::stage(ssh, host, facts, &staging, BOOTS).await
     }
 
     /// Asserts production, stages the candidate and boots it.

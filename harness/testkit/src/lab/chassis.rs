@@ -30,6 +30,8 @@ pub enum ChassisFault {
 
 /// How late [`ChassisFault::Late`] is.
 const LATE: Duration = Duration::from_secs(4);
+/// A reset that no other one follows for so long has started the machine.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// QEMU as a chassis.
 #[derive(Clone)]
@@ -47,6 +49,8 @@ struct State {
     from: Option<(Source, bool)>,
     /// Every verb that was carried out, queries left out.
     done: Vec<String>,
+    /// How often it was reset.
+    starts: u64,
 }
 
 /// What a machine starts from.
@@ -201,10 +205,22 @@ impl Chassis {
 
     /// The machine has started: what was for once is over.
     fn started(&self) {
-        let once = matches!(self.state().from, Some((_, true)));
-        if once {
-            let _ = self.from(None);
+        let start = {
+            let mut state = self.state();
+            state.starts += 1;
+            state.starts
+        };
+        if !matches!(self.state().from, Some((_, true))) {
+            return;
         }
+        // SeaBIOS makes two resets of one that a kernel asks for: what is for once has to last for both.
+        let chassis = self.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(SETTLED);
+            if chassis.state().starts == start {
+                let _ = chassis.from(None);
+            }
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
