@@ -362,8 +362,7 @@ impl Journal {
     }
 
     fn write(&mut self, event: &Event) -> io::Result<()> {
-        let mut line =
-            serde_json::to_vec(&Line { at: Timestamp::now(), event: event.clone() })?;
+        let mut line = serde_json::to_vec(&Line { at: Timestamp::now(), event: event.clone() })?;
         line.push(b'\n');
         let before = self.file.metadata()?.len();
         let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
@@ -533,10 +532,7 @@ mod tests {
         fs::write(path(dir.path(), "h"), text).unwrap();
         let left = left(dir.path(), "h").unwrap();
         assert_eq!(left.steps(), [Step::Return, Step::Unstage, Step::Release]);
-        assert_eq!(
-            left.describe(),
-            "not known to be on production, with staged kernels, reserved"
-        );
+        assert_eq!(left.describe(), "not known to be on production, with staged kernels, reserved");
     }
 
     #[test]

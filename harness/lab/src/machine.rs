@@ -21,7 +21,7 @@ use crate::power::Action;
 use crate::ssh::Ssh;
 use crate::stage::Staged;
 use crate::trip::{DRAIN, Lease, Up};
-use crate::walk::Known;
+use crate::walk::{At, Known};
 use crate::window::Window;
 
 /// Sysrq by a session of its own is answered within this time, or userland is dead too.
@@ -220,7 +220,9 @@ impl Machine for Booted {
         let mut inner = self.seat.inner.lock().await;
         if let Some(walk) = &mut inner.walk {
             walk.record(Event::Returning { by: Means::Reboot });
-            let _ = boot::reboot(&self.ssh, REBOOT).await;
+            if boot::reboot(&self.ssh, REBOOT).await.is_ok() {
+                walk.at = At::Leaving(self.identity.boot_id.clone());
+            }
         }
     }
 }

@@ -83,9 +83,8 @@ impl Lab {
     /// A pool. No host is touched yet.
     pub fn new(config: LabConfig) -> Self {
         let LabConfig { hosts, kernels, busybox, images, agent, ops, errand } = config;
-        let seat = |host: LabHost| {
-            (host.name.clone(), Rc::new(Seat { host, inner: Mutex::default() }))
-        };
+        let seat =
+            |host: LabHost| (host.name.clone(), Rc::new(Seat { host, inner: Mutex::default() }));
         Self {
             kernels: kernels.into_iter().map(|(role, kernel)| (role, Rc::new(kernel))).collect(),
             busybox,
@@ -102,13 +101,17 @@ impl Lab {
         let refused = |why: String| BootError::harness(FaultKind::Lab, why);
         let name = request.host.as_deref().unwrap_or_default();
         let seat = self.seats.get(name).ok_or_else(|| refused(format!("no lab host `{name}`")))?;
-        let kernel = self.kernels.get(&request.role).ok_or_else(|| {
-            refused(format!("the pool has no {} kernel", request.role))
-        })?;
+        let kernel = self
+            .kernels
+            .get(&request.role)
+            .ok_or_else(|| refused(format!("the pool has no {} kernel", request.role)))?;
         let image = match request.image.as_str() {
             "base" => None,
             other => Some(self.images.get(other).ok_or_else(|| {
-                BootError::harness(FaultKind::Controller, format!("no image `{other}` was prepared"))
+                BootError::harness(
+                    FaultKind::Controller,
+                    format!("no image `{other}` was prepared"),
+                )
             })?),
         };
         let mut inner = seat.inner.lock().await;
@@ -168,7 +171,8 @@ impl Lab {
         let name = &seat.host.name;
         let mut facts = self.facts.borrow_mut();
         let host = &walk.facts;
-        let mut add = |what: &str, text: String| facts.insert(format!("lab host {name}{what}"), text);
+        let mut add =
+            |what: &str, text: String| facts.insert(format!("lab host {name}{what}"), text);
         if let Some(production) = &walk.production {
             let text = format!("{} {}", production.release, production.version);
             add(" production", text);
@@ -205,9 +209,7 @@ impl Lab {
         let staged = stage::stage(&ssh, &walk.host, &walk.facts, &staging, STAGE).await?;
         steps::put(&ssh, &walk.host, &self.busybox, self.ops).await?;
         let image = match image {
-            Some(path) => {
-                Some(steps::put_image(&ssh, &walk.host, &request.image, path).await?)
-            }
+            Some(path) => Some(steps::put_image(&ssh, &walk.host, &request.image, path).await?),
             None => None,
         };
         Ok((staged, image))

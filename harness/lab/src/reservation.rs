@@ -215,7 +215,12 @@ fn marker(host: &LabHost) -> String {
     quote(&host.boot.directory.join("holder.json").to_string_lossy())
 }
 
-async fn ask(host: &LabHost, ssh: &Ssh, what: &str, script: &str) -> Result<String, ReservationError> {
+async fn ask(
+    host: &LabHost,
+    ssh: &Ssh,
+    what: &str,
+    script: &str,
+) -> Result<String, ReservationError> {
     let failed = |source| ReservationError::Ssh { host: host.name.clone(), source };
     ssh.ask(what, script, MARKER).await.map_err(failed)
 }
@@ -273,7 +278,8 @@ mod tests {
     fn a_lock_is_had_once_and_tells_by_whom() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("lab");
-        let holder = Holder { since: "2026-01-02T03:04:05Z".parse().unwrap(), ..Holder::this("eve", "r7") };
+        let holder =
+            Holder { since: "2026-01-02T03:04:05Z".parse().unwrap(), ..Holder::this("eve", "r7") };
         let lock = Lock::take(&state, "h1", &holder).unwrap();
         let error = Lock::take(&state, "h1", &holder).unwrap_err().to_string();
         let Holder { controller, pid, .. } = &holder;

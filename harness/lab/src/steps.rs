@@ -61,7 +61,8 @@ pub(crate) async fn put_image(
     let mut file = std::fs::File::open(image).map_err(unreadable)?;
     let mut digest = Sha256::new();
     std::io::copy(&mut file, &mut Hashing(&mut digest)).map_err(unreadable)?;
-    let target = directory(host).join(format!("{name}-{}.squashfs", &hex(&digest.finalize())[..16]));
+    let target =
+        directory(host).join(format!("{name}-{}.squashfs", &hex(&digest.finalize())[..16]));
     let there = format!("test -e {} && echo there || :", quote(&target.to_string_lossy()));
     if ssh.ask("a look at an image", &there, ASK).await? != "there" {
         ssh.upload(&target, 0o600, Upload::File(image), SEND_IMAGE).await?;

@@ -112,7 +112,10 @@ struct Listening {
 impl Walk {
     /// Boots a staged kernel once. When that fails the host is back on production, or it is said that it
     /// isn't: then the second value is why, and the host can't be used any more.
-    pub(crate) async fn boot(&mut self, trip: &Trip<'_>) -> Result<Up, (BootError, Option<String>)> {
+    pub(crate) async fn boot(
+        &mut self,
+        trip: &Trip<'_>,
+    ) -> Result<Up, (BootError, Option<String>)> {
         let harness = |kind, why: String| (BootError::harness(kind, why), None);
         if let Err(error) = self.bring_back(Known::Nothing).await {
             let why = error.to_string();
@@ -125,9 +128,9 @@ impl Walk {
             return Err(harness(FaultKind::Lab, "its production kernel is not known".into()));
         };
         let id = unique();
-        let listening = self
-            .listen(trip.console, &id)
-            .map_err(|e| harness(FaultKind::Controller, format!("{}: {e}", trip.console.display())))?;
+        let listening = self.listen(trip.console, &id).map_err(|e| {
+            harness(FaultKind::Controller, format!("{}: {e}", trip.console.display()))
+        })?;
         let role = trip.staged.role;
         self.announce(Event::Arming { role, id: id.clone(), boot_id: boot_id.clone() })
             .map_err(|e| harness(FaultKind::Controller, e.to_string()))?;
@@ -171,8 +174,12 @@ impl Walk {
         };
         if !trip.staged.is(&identity, id) {
             let failure = match &self.production {
-                Some(p) if (&p.release, &p.version) == (&identity.release, &identity.version)
-                    && !crate::walk::is_ours(&identity) => Failure::Returned,
+                Some(p)
+                    if (&p.release, &p.version) == (&identity.release, &identity.version)
+                        && !crate::walk::is_ours(&identity) =>
+                {
+                    Failure::Returned
+                }
                 _ => Failure::Wrong(identity),
             };
             return Err(self.failed(trip, listening, failure, None).await);
@@ -241,7 +248,8 @@ impl Walk {
                 // What it complains of may come a moment after its end.
                 sleep(QUIET).await;
                 let said = complaint.text();
-                let said = if said.is_empty() { String::new() } else { format!("; it said: {said}") };
+                let said =
+                    if said.is_empty() { String::new() } else { format!("; it said: {said}") };
                 Err(Failure::Agent(format!("{error}{said}")))
             }
             Err(_) => Err(Failure::Agent(format!("no word of it within {} s", AGENT.as_secs()))),
@@ -286,7 +294,8 @@ impl Walk {
         window.shut();
         console.closed(DRAIN).await;
         let tail = console.tail();
-        let late = usize::try_from(console.progress().borrow().bytes - spoken).unwrap_or(usize::MAX);
+        let late =
+            usize::try_from(console.progress().borrow().bytes - spoken).unwrap_or(usize::MAX);
         let diagnosis = (known == Known::Silent && late > 0)
             .then(|| tail[tail.len().saturating_sub(late)..].to_vec());
         let stranded = back.as_ref().err().map(ToString::to_string);
@@ -349,7 +358,9 @@ impl Walk {
                 None => Fault::harness(FaultKind::Channel, what),
             },
             // It is there, in the boot in which it was lost: the way to it was broken.
-            Failure::Lost(_) if back.found.as_ref().is_some_and(|i| Some(&*i.boot_id) == boot_id) => {
+            Failure::Lost(_)
+                if back.found.as_ref().is_some_and(|i| Some(&*i.boot_id) == boot_id) =>
+            {
                 lab(what)
             }
             Failure::Silent | Failure::Returned | Failure::Lost(_) => {
@@ -376,7 +387,9 @@ fn started(trip: &Trip<'_>, heard: &Heard, production: Option<&crate::boot::Prod
     // Of the same kernel as production's, only the mark tells.
     let other = production.is_none_or(|p| !trip.staged.banner.contains(&p.version));
     heard.mark
-        || other && said(&format!("Linux version {} ", trip.staged.release)) && !production.is_some_and(|p| said(&p.version))
+        || other
+            && said(&format!("Linux version {} ", trip.staged.release))
+            && !production.is_some_and(|p| said(&p.version))
 }
 
 fn last_line(tail: &[u8]) -> String {

@@ -146,10 +146,9 @@ pub struct Walk {
 #[derive(Clone, Debug)]
 pub(crate) enum At {
     /// On production, with nothing armed; nothing was done to it since that was seen.
-    Production {
-        ssh: Arc<Ssh>,
-        boot_id: String,
-    },
+    Production { ssh: Arc<Ssh>, boot_id: String },
+    /// It was asked to leave this boot.
+    Leaving(String),
     /// It may run, or be about to boot, anything.
     Away,
 }
@@ -215,7 +214,11 @@ impl Walk {
         fs::create_dir_all(&directory).map_err(failed)?;
         let mut feeds = Vec::new();
         for (number, source) in host.consoles.iter().enumerate() {
-            let name = if number == 0 { "console.log".into() } else { format!("console-{}.log", number + 1) };
+            let name = if number == 0 {
+                "console.log".into()
+            } else {
+                format!("console-{}.log", number + 1)
+            };
             let opening = Opening {
                 host: host.name.clone(),
                 address: host.ssh.address.clone(),
@@ -281,7 +284,9 @@ impl Walk {
         self.reserve(&ssh, false).await?;
         // Before the traffic is taken away: a host that can't be used loses none.
         let identity = host::identity(&ssh, ASK).await?;
-        self.verify(ssh, &identity, false).await?;
+        self.verify(Arc::clone(&ssh), &identity, false).await?;
+        // What crashed before is nothing that this walk's kernels did.
+        let _ = crash::collect(&ssh, &self.evidence().join("crash-before"), EVIDENCE).await;
         for (name, event, hook) in [
             ("drain", Event::Draining, self.host.hooks.drain.clone()),
             ("take-out", Event::TakingOut, self.host.hooks.take_out.clone()),
@@ -375,14 +380,15 @@ impl Walk {
     pub(crate) fn on_production(&self) -> Result<Arc<Ssh>, WalkError> {
         match &self.at {
             At::Production { ssh, .. } => Ok(Arc::clone(ssh)),
-            At::Away => Err(WalkError::Stranded("it is not known to be on production".into())),
+            At::Leaving(_) | At::Away => {
+                Err(WalkError::Stranded("it is not known to be on production".into()))
+            }
         }
     }
 
     /// Runs a hook on the controller. What it prints goes to a file of the evidence.
     async fn run_here(&mut self, name: &'static str, hook: &Hook) -> Result<(), WalkError> {
-        let mut command =
-            HostCommand::new("sh", hook.timeout).args(["-c", hook.command.as_str()]);
+        let mut command = HostCommand::new("sh", hook.timeout).args(["-c", hook.command.as_str()]);
         for (variable, value) in self.variables() {
             command.env.push((variable.into(), value.into()));
         }
@@ -477,13 +483,17 @@ impl Walk {
         // The boot that was told to end.
         let mut ending: Option<String> = None;
         let mut patience = LOOK.min(boot);
+        if let At::Leaving(boot_id) = std::mem::replace(&mut self.at, At::Away) {
+            ending = Some(boot_id);
+            patience = self.host.limits.shutdown;
+            back.by.push(Means::Reboot);
+        }
         let mut others = 0;
         let mut trouble = Vec::new();
         loop {
             match self.answer(ending.as_deref(), patience).await {
                 Answer::Up(ssh, identity) => {
-                    let first = back.by.is_empty();
-                    if first {
+                    if back.by.is_empty() {
                         back.found = Some(identity.clone());
                     }
                     if let Some(armed) = self.settled(&ssh, &identity).await? {
@@ -667,7 +677,8 @@ impl Walk {
         if back.by == [Means::Reboot] {
             return;
         }
-        let found = crash::collect(ssh, &self.evidence(), EVIDENCE).await;
+        let directory = self.evidence().join(format!("crash-{}", reservation::unique()));
+        let found = crash::collect(ssh, &directory, EVIDENCE).await;
         // What can't be fetched is missing, and the host is back all the same.
         back.crash = found.unwrap_or_default();
     }

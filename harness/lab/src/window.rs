@@ -114,11 +114,7 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(
-        mut self,
-        mut source: impl AsyncRead + Unpin,
-        mut orders: watch::Receiver<Stage>,
-    ) {
+    async fn run(mut self, mut source: impl AsyncRead + Unpin, mut orders: watch::Receiver<Stage>) {
         let mut buffer = vec![0; 16 << 10];
         loop {
             let stage = *orders.borrow_and_update();
@@ -222,7 +218,8 @@ mod tests {
     const PRODUCTION: &str = "[ 9.1] reboot: Restarting system\r\nGRUB loading.\r\n";
     const TESTED: &str = "[    0.000000] Linux version 6.1.9 (x) #2\r\n\
         [    0.000000] Command line: a kgate.boot=b7 c\r\n[    1.0] up\r\n";
-    const BACK: &str = "[    0.000000] Linux version 6.1.8 (x) #1\r\n[    1.0] WARNING: of another\r\n";
+    const BACK: &str =
+        "[    0.000000] Linux version 6.1.8 (x) #1\r\n[    1.0] WARNING: of another\r\n";
 
     async fn through(pieces: &[&str], chunk: usize) -> (String, Heard) {
         let (mut host, ours) = tokio::io::duplex(1 << 16);

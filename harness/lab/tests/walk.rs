@@ -1,6 +1,7 @@
 //! The whole walk of a stand-in, by the pool: for a candidate that is well, and for each way in which one
 //! isn't, whose fault it is, and that the host is on production afterwards and nothing is left on it.
 
+#[expect(dead_code, reason = "tests of single boots use more of it")]
 mod support;
 
 use std::cell::RefCell;
