@@ -5,6 +5,7 @@ pub(crate) mod changes;
 pub(crate) mod cves;
 pub(crate) mod gate;
 pub(crate) mod lab;
+pub(crate) mod on_lab;
 pub(crate) mod regression;
 pub(crate) mod releases;
 
@@ -13,6 +14,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use kgate_model::plan::Tier;
 use kgate_release::tier::Facts;
+
+use self::on_lab::OnLabArgs;
 
 pub(crate) use self::bisect::BisectArgs;
 
@@ -185,6 +188,8 @@ pub(crate) struct Subjects {
     pub(crate) seed: Option<u64>,
     #[command(flatten)]
     pub(crate) tier: TierArgs,
+    #[command(flatten)]
+    pub(crate) lab: OnLabArgs,
     #[command(flatten)]
     pub(crate) rules: Rules,
 }

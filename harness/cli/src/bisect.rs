@@ -521,7 +521,7 @@ impl<'a> Bisect<'a> {
             Prepared { inputs, library, kernels, tier: None, placement: Placement::default() };
         let plan = prepared.plan(1);
         let Prepared { inputs, library, kernels, .. } = prepared;
-        let pool = self.machines.pool(self.context, &library, kernels, &plan).await?;
+        let pool = self.machines.pool(self.context, &library, kernels, &plan, path).await?;
         let dir = RunDir::create(path, plan, inputs)?;
         let planned = dir.record()?;
         let (enough, mut shown) = watch::channel(false);

@@ -27,6 +27,7 @@ use crate::args::gate::GateArgs;
 use crate::args::{RunArgs, Subjects, TierArgs};
 use crate::context::Context;
 use crate::error::{CommandError, INFRASTRUCTURE, INTERRUPTED, PROMOTE, REJECT, USAGE, at};
+use crate::fleet::{self, Fleets};
 use crate::guests::Budget;
 use crate::library::Source;
 use crate::prepare::{self, Prepared};
@@ -48,9 +49,9 @@ const WORSE: [u8; 5] = [PROMOTE, Verdict::Inconclusive.exit_code(), USAGE, INFRA
 /// Runs the command.
 pub(crate) fn gate(context: &Context, args: &GateArgs) -> Result<ExitCode, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let budget = Budget::new(&args.guest);
+    let fleets = Fleets { budget: Budget::new(&args.guest), lab: args.lab.lab.clone() };
     let code =
-        runtime.block_on(async { carry_out(context, args, &budget, watch_signals()?).await })?;
+        runtime.block_on(async { carry_out(context, args, &fleets, watch_signals()?).await })?;
     Ok(ExitCode::from(code))
 }
 
@@ -65,7 +66,9 @@ async fn carry_out(
     let library = &args.gating.library;
     let subjects = new::subjects(&args.gating, args.waivers.clone());
     // What is wrong with the user's files is told before anything is claimed.
-    let Inputs { workload, policy, .. } = prepare::inputs(&Source::new(library)?, &subjects)?;
+    let inputs = prepare::inputs(&Source::new(library)?, &subjects)?;
+    fleet::placement(&args.lab, &inputs)?;
+    let Inputs { workload, policy, .. } = inputs;
     let production = context.kernel(&args.production)?;
     let release = |kernel: &_| of_kernel(kernel).and_then(|version| version.counts_as());
     let ours = release(&production).ok_or_else(|| no_release(&production.release))?;
@@ -246,12 +249,13 @@ impl Job<'_> {
         kernel: &str,
         seat: &Seat,
     ) -> Result<Verdict, CommandError> {
-        let GateArgs { gating, waivers, guest, outputs, .. } = self.args;
+        let GateArgs { gating, waivers, guest, outputs, lab, .. } = self.args;
         let library = gating.library.clone();
         let subjects = Subjects {
             baseline: Some(self.args.production.clone()),
             candidate: Some(kernel.to_owned()),
             tier: TierArgs { tier: Some(gating.tier), facts: Some(self.desk.facts(version)) },
+            lab: lab.clone(),
             ..new::subjects(gating, waivers.clone())
         };
         let goes_on = seat.path.exists() && self.goes_on(&seat.path, &subjects)?;
@@ -280,19 +284,21 @@ impl Job<'_> {
         let planned = prepared.plan(1);
         let fits = RunDir::open(path).and_then(|dir| {
             dir.check_kernels(&planned.baseline, &planned.candidate)?;
-            dir.check_inputs(&prepared.inputs)
+            dir.check_inputs(&prepared.inputs)?;
+            Ok(dir.plan().hosts() == planned.hosts())
         });
-        let Err(why) = fits else { return Ok(true) };
+        let why = match fits {
+            Ok(true) => return Ok(true),
+            Ok(false) => format!("{} was planned for other lab hosts", path.display()),
+            Err(why) => why.to_string(),
+        };
         let mut aside = path.to_owned();
         while aside.exists() {
             aside.as_mut_os_string().push(".left");
         }
         fs::rename(path, &aside).map_err(at(path))?;
         let aside = aside.display();
-        anstream::eprintln!(
-            "kgate: {}; begun anew, what was there is in {aside}",
-            line(&why.to_string())
-        );
+        anstream::eprintln!("kgate: {}; begun anew, what was there is in {aside}", line(&why));
         Ok(false)
     }
 

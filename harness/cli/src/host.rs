@@ -20,6 +20,8 @@ pub(crate) struct Host {
     texts: Texts,
     /// The run has boots that measure time.
     pub(crate) times: bool,
+    /// What else a person should know of the run.
+    pub(crate) note: Option<String>,
 }
 
 /// What the kernel says; `None` where it says nothing.
@@ -61,7 +63,7 @@ impl Host {
                 .filter_map(|entry| governor(entry.ok()?.file_name().to_str()?))
                 .collect(),
         };
-        Self { texts, times: false }
+        Self { texts, times: false, note: None }
     }
 }
 
@@ -71,7 +73,8 @@ impl Controller for Host {
     }
 
     fn notes(&self) -> Vec<String> {
-        if self.times { self.texts.notes(read(STAT).as_deref()) } else { Vec::new() }
+        let disturbed = self.times.then(|| self.texts.notes(read(STAT).as_deref()));
+        self.note.iter().cloned().chain(disturbed.into_iter().flatten()).collect()
     }
 }
 

@@ -16,6 +16,7 @@ use crate::args::changes::ChangeArgs;
 use crate::args::{Rules, Subjects};
 use crate::context::Context;
 use crate::error::CommandError;
+use crate::fleet;
 use crate::library::{Source, read};
 use crate::releases::subject::of_kernel;
 use crate::releases::{changes, cves};
@@ -52,6 +53,7 @@ impl Prepared {
             needed(&subjects.candidate, "--candidate KERNEL, which should replace the baseline,")?;
         let library = Source::new(&subjects.library)?;
         let mut inputs = inputs(&library, subjects)?;
+        let placement = fleet::placement(&subjects.lab, &inputs)?;
         let mut kernels = kernels(context, &baseline, &candidate, progress)?;
         // The plan is carried out, resumed and shown in other directories as well.
         let here = Context::here()?;
@@ -60,7 +62,7 @@ impl Prepared {
             kernel.origin.reference = reference.seen_from(&here).to_string();
         }
         let tier = tier(context, &mut inputs, &kernels, subjects);
-        Ok(Self { inputs, library, kernels, tier, placement: Placement::default() })
+        Ok(Self { inputs, library, kernels, tier, placement })
     }
 
     /// What tier the candidate is by itself and by the policy, whether it is applied or not.

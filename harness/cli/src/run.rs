@@ -15,10 +15,12 @@ use kgate_model::plan::{Plan, Start, TierChoice};
 use kgate_runner::{History, RunDir, RunDirError, RunEnd};
 use tokio::sync::watch;
 
+use crate::args::on_lab::OnLabArgs;
 use crate::args::{LibraryArgs, PlanArgs, RunArgs, Subjects};
 use crate::context::{Context, now};
 use crate::error::{CommandError, PROMOTE, at};
 use crate::explain;
+use crate::fleet::{self, Fleets};
 use crate::foresight;
 use crate::guests::{self, Budget};
 use crate::host::Host;
@@ -37,22 +39,25 @@ const HISTORY: &str = "history.json";
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let budget = Budget::new(&args.guest);
+    let lab = args.subjects.lab.lab.clone();
+    let fleets = Fleets { budget: Budget::new(&args.guest), lab };
     let verdict =
-        runtime.block_on(async { carry_out(context, args, &budget, watch_signals()?).await })?;
+        runtime.block_on(async { carry_out(context, args, &fleets, watch_signals()?).await })?;
     Ok(ExitCode::from(verdict.exit_code()))
 }
 
 /// Where the machines of a run come from.
 #[async_trait(?Send)]
 pub(crate) trait Machines {
-    /// Machines for a plan, ready to boot.
+    /// Machines for a plan, ready to boot. What they leave besides consoles goes to the run directory,
+    /// which need not be there yet.
     async fn pool(
         &self,
         context: &Context,
         library: &Source,
         kernels: BTreeMap<Role, Kernel>,
         plan: &Plan,
+        dir: &Path,
     ) -> Result<Box<dyn Pool>, CommandError>;
 }
 
@@ -65,6 +70,7 @@ impl Machines for Budget {
         library: &Source,
         kernels: BTreeMap<Role, Kernel>,
         plan: &Plan,
+        _: &Path,
     ) -> Result<Box<dyn Pool>, CommandError> {
         let images = plan.boots.iter().map(|boot| boot.image.as_str());
         let kernels = || Ok(kernels);
@@ -126,8 +132,9 @@ impl Run {
             None => (None, 1),
         };
         let plan = prepared.plan(partitions);
-        let pool = machines.pool(context, &prepared.library, prepared.kernels, &plan).await?;
-        let dir = RunDir::create(&path, plan, prepared.inputs)?;
+        let Prepared { inputs, library, kernels, .. } = prepared;
+        let pool = machines.pool(context, &library, kernels, &plan, &path).await?;
+        let dir = RunDir::create(&path, plan, inputs)?;
         Ok(Self { dir, pool, partition })
     }
 
@@ -178,6 +185,7 @@ impl Run {
         }
         let mut live = Live::new(&record, context.colour);
         let mut observe = |entry: &_| live.take(entry);
+        host.note = fleet::note(dir.plan(), dir.inputs());
         host.times = dir.plan().boots.iter().any(|boot| boot.exclusive);
         let run = kgate_runner::run(&dir, pool, partition, &history, &host, &mut observe, cancel);
         let end = run.await?;
@@ -190,10 +198,7 @@ impl Run {
         }
         let resume = format!("kgate run --resume {}", dir.path().display());
         match end {
-            RunEnd::Interrupted => {
-                Err(CommandError::interrupted("interrupted; nothing is running")
-                    .hint(format!("go on with `{resume}`")))
-            }
+            RunEnd::Interrupted => Err(interrupted_run(pool, &resume)),
             RunEnd::Stopped(fault) => {
                 // A full disk stops the reports as well; the run's own reason is the one to tell.
                 let _ = reports::decide(context, &dir, None, &args.outputs);
@@ -223,6 +228,18 @@ impl Run {
     }
 }
 
+/// What to say of a run that was interrupted: lab hosts may not be back.
+fn interrupted_run(pool: &dyn Pool, resume: &str) -> CommandError {
+    let left = pool.hosts().into_iter().filter(|(_, left)| left.is_some()).map(|(host, _)| host);
+    let left: Vec<String> = left.collect();
+    if left.is_empty() {
+        return CommandError::interrupted("interrupted; nothing is running")
+            .hint(format!("go on with `{resume}`"));
+    }
+    CommandError::interrupted(format!("interrupted; not back on production: {}", left.join(", ")))
+        .hint(format!("`kgate lab recover {}` brings back; then `{resume}`", left.join(" ")))
+}
+
 /// The pool that a run was planned with.
 pub(crate) async fn again(
     context: &Context,
@@ -235,13 +252,24 @@ pub(crate) async fn again(
     let kernels = prepare::kernels(context, baseline, candidate, &mut announce)
         .map_err(|error| error.hint(PLANNED_WITH))?;
     dir.check_kernels(&kernels[&Role::Baseline].record(), &kernels[&Role::Candidate].record())?;
-    machines.pool(context, &Source::new(library)?, kernels, plan).await
+    machines.pool(context, &Source::new(library)?, kernels, plan, dir.path()).await
 }
 
 /// The first option that a resumed run doesn't take.
 fn given(subjects: &Subjects) -> Option<&'static str> {
-    let Subjects { baseline, candidate, workload, library: _, scenarios, boots, seed, tier, rules } =
-        subjects;
+    let Subjects {
+        baseline,
+        candidate,
+        workload,
+        library: _,
+        scenarios,
+        boots,
+        seed,
+        tier,
+        // Where the inventory is may have changed.
+        lab: OnLabArgs { lab: _, hosts, lab_scenarios },
+        rules,
+    } = subjects;
     [
         ("--baseline", baseline.is_some()),
         ("--candidate", candidate.is_some()),
@@ -250,6 +278,8 @@ fn given(subjects: &Subjects) -> Option<&'static str> {
         ("--boots", boots.is_some()),
         ("--seed", seed.is_some()),
         ("--tier", tier.tier.is_some()),
+        ("--hosts", !hosts.is_empty()),
+        ("--lab-scenarios", !lab_scenarios.is_empty()),
         ("--policy", rules.policy.is_some()),
         ("--waivers", rules.waivers.is_some()),
     ]
@@ -290,9 +320,20 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
     for line in foresight::lines(&plan, &prepared.inputs, &history) {
         anstream::println!("  {line}");
     }
+    let hosts = plan.hosts();
+    if !hosts.is_empty() {
+        let boots =
+            |host: &str| plan.boots.iter().filter(|b| b.host.as_deref() == Some(host)).count();
+        let told = hosts.iter().map(|host| format!("{host} ({} boots)", boots(host)));
+        anstream::println!("  lab hosts: {}", told.collect::<Vec<_>>().join(", "));
+    }
+    if let Some(note) = fleet::note(&plan, &prepared.inputs) {
+        anstream::println!("  {note}");
+    }
     for boot in &plan.boots {
         let alone = if boot.exclusive { ", alone" } else { "" };
         let start = match boot.start {
+            Start::Shared if boot.host.is_some() => "",
             Start::Warm => ", a clone for each",
             Start::Shared => ", shared",
             Start::Cold => ", cold",
@@ -303,12 +344,11 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
         } else {
             String::new()
         };
-        anstream::println!(
-            "\n{}   {} CPU, {} MiB{start}{alone}{part}",
-            boot.id,
-            boot.shape.cpus,
-            boot.shape.memory >> 20
-        );
+        let machine = match &boot.host {
+            Some(host) => format!("on {host}"),
+            None => format!("{} CPU, {} MiB", boot.shape.cpus, boot.shape.memory >> 20),
+        };
+        anstream::println!("\n{}   {machine}{start}{alone}{part}", boot.id);
         for trial in &boot.trials {
             match &trial.decided {
                 Some(outcome) => {

@@ -22,7 +22,7 @@ const POLICY: &str = "inputs/policy.json";
 const SCENARIOS: &str = "inputs/scenarios.json";
 const WAIVERS: &str = "inputs/waivers.json";
 /// Directories that runs write to.
-pub(crate) const ARTIFACTS: [&str; 3] = ["consoles", "kmsg", "logs"];
+pub(crate) const ARTIFACTS: [&str; 4] = ["consoles", "kmsg", "lab", "logs"];
 /// No file of ours that is read whole is larger.
 const FILE_BOUND: u64 = 1 << 30;
 

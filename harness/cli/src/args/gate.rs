@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 use kgate_release::Version;
 
+use super::on_lab::OnLabArgs;
 use super::releases::FeedArgs;
 use super::{GuestArgs, LibraryArgs, Outputs, REFERENCE, TierArg};
 
@@ -66,6 +67,8 @@ pub(crate) struct GateArgs {
     /// Waivers file.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) waivers: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) lab: OnLabArgs,
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
     #[command(flatten)]

@@ -56,6 +56,7 @@ impl Machines for Scripted {
         _: &Library,
         kernels: BTreeMap<Role, Kernel>,
         _: &Plan,
+        _: &Path,
     ) -> Result<Box<dyn Pool>, CommandError> {
         let pool = LocalPool::new(1);
         for (role, kernel) in kernels {

@@ -100,6 +100,7 @@ impl Machines for Fated {
         _: &Source,
         _: BTreeMap<Role, Kernel>,
         plan: &Plan,
+        _: &Path,
     ) -> Result<Box<dyn Pool>, CommandError> {
         match self.fate {
             Fate::Claimed => die(),
