@@ -13,10 +13,7 @@ pub const DIRECTORIES: [(&str, u32); 6] = [
 
 /// Files, relative to the root.
 pub const FILES: [(&str, &str); 3] = [
-    (
-        "etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
-    ),
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
     ("etc/hosts", "127.0.0.1 localhost kgate\n::1 localhost\n"),
 ];

@@ -100,7 +100,12 @@ fn entry(ssh: &str, serial: &str, identity: &str, key: &str, button: &str) -> La
         },
         hooks: Hooks { drain: hook(), undrain: hook(), ..Hooks::default() },
         reservation: Reservation::Own,
-        limits: Limits { boot: seconds(60), shutdown: seconds(15), nmi: seconds(10), bmc: seconds(10) },
+        limits: Limits {
+            boot: seconds(60),
+            shutdown: seconds(15),
+            nmi: seconds(10),
+            bmc: seconds(10),
+        },
     }
 }
 
@@ -209,7 +214,9 @@ impl Site {
         assert!(!booted.command_line.contains("kgate.boot"), "{booted:?}");
         assert!(self.stand_in.would_boot().is_production());
         assert!(!journal::left(&self.state(), &self.host.name).unwrap().anything());
-        let left = self.stand_in.ssh("ls -A /var/lib/kgate 2>/dev/null; ls -d /boot/grub/kgate 2>/dev/null");
+        let left = self
+            .stand_in
+            .ssh("ls -A /var/lib/kgate 2>/dev/null; ls -d /boot/grub/kgate 2>/dev/null");
         assert_eq!(left, "");
         recovered
     }
