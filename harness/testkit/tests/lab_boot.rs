@@ -60,89 +60,96 @@ fn grub_boots_a_candidate_once() {
     assert_eq!(again.release, production.release);
 }
 
-#[test]
-fn kexec_boots_a_candidate() {
-    let Some((host, production)) = host("") else { return };
-    host.ssh(
-        "kexec -l /boot/candidate.vmlinuz --initrd=/boot/candidate.initrd \
-         --command-line=\"$(cat /proc/cmdline) lab.kexec\" && sync && \
-         (sleep 1; kexec -e) >/dev/null 2>&1 </dev/null &",
-    );
-    let candidate = timed("kexec to ssh", || host.until_rebooted(&production, BOOT));
-    assert_ne!(candidate.release, production.release);
-    assert!(host.would_boot().is_production());
-    host.ssh("reboot");
-    let again = timed("back", || host.until_rebooted(&candidate, BOOT));
-    assert_eq!(again.release, production.release);
-}
+/// Takes minutes: run by `cargo nextest run --profile long`.
+mod long {
+    use super::*;
 
-#[test]
-fn the_network_boots_a_candidate_once() {
-    let Some(candidate) = kernels::old_pair().map(|pair| pair.candidate) else { return };
-    let Some(host) = StandIn::start(Setup { boot: Boot::Pxe, ..Setup::default() }) else { return };
-    let production = host.booted().expect("it answers");
-    host.offer(&candidate, "lab.pxe");
-    host.power("boot pxe once");
-    host.ssh("reboot");
-    let booted = timed("network to ssh", || host.until_rebooted(&production, BOOT));
-    assert_ne!(booted.release, production.release);
-    assert!(booted.command_line.contains("lab.pxe"));
-    assert_eq!(host.power("boot"), "none");
-    host.ssh("reboot");
-    let again = timed("back", || host.until_rebooted(&booted, BOOT));
-    assert_eq!(again.release, production.release);
-}
+    #[test]
+    fn kexec_boots_a_candidate() {
+        let Some((host, production)) = host("") else { return };
+        host.ssh(
+            "kexec -l /boot/candidate.vmlinuz --initrd=/boot/candidate.initrd \
+             --command-line=\"$(cat /proc/cmdline) lab.kexec\" && sync && \
+             (sleep 1; kexec -e) >/dev/null 2>&1 </dev/null &",
+        );
+        let candidate = timed("kexec to ssh", || host.until_rebooted(&production, BOOT));
+        assert_ne!(candidate.release, production.release);
+        assert!(host.would_boot().is_production());
+        host.ssh("reboot");
+        let again = timed("back", || host.until_rebooted(&candidate, BOOT));
+        assert_eq!(again.release, production.release);
+    }
 
-#[test]
-fn a_candidate_that_panics_leaves_production() {
-    let Some((host, production)) = host("lab.fault=panic") else { return };
-    boot_candidate(&host);
-    back(&host, "panic and back", &production);
-    heard(&host, 0, "Kernel panic - not syncing: sysrq triggered crash");
-}
+    #[test]
+    fn the_network_boots_a_candidate_once() {
+        let Some(candidate) = kernels::old_pair().map(|pair| pair.candidate) else { return };
+        let Some(host) = StandIn::start(Setup { boot: Boot::Pxe, ..Setup::default() }) else {
+            return;
+        };
+        let production = host.booted().expect("it answers");
+        host.offer(&candidate, "lab.pxe");
+        host.power("boot pxe once");
+        host.ssh("reboot");
+        let booted = timed("network to ssh", || host.until_rebooted(&production, BOOT));
+        assert_ne!(booted.release, production.release);
+        assert!(booted.command_line.contains("lab.pxe"));
+        assert_eq!(host.power("boot"), "none");
+        host.ssh("reboot");
+        let again = timed("back", || host.until_rebooted(&booted, BOOT));
+        assert_eq!(again.release, production.release);
+    }
 
-#[test]
-fn a_candidate_without_init_leaves_production() {
-    let Some((host, production)) = host("init=/nonexistent") else { return };
-    boot_candidate(&host);
-    back(&host, "no init and back", &production);
-}
+    #[test]
+    fn a_candidate_that_panics_leaves_production() {
+        let Some((host, production)) = host("lab.fault=panic") else { return };
+        boot_candidate(&host);
+        back(&host, "panic and back", &production);
+        heard(&host, 0, "Kernel panic - not syncing: sysrq triggered crash");
+    }
 
-#[test]
-fn a_candidate_that_hangs_is_deaf_and_silent_until_an_nmi() {
-    let Some((host, production)) = host("lab.fault=hang unknown_nmi_panic") else { return };
-    let from = host.console_log().len();
-    boot_candidate(&host);
-    heard(&host, from, "lab: hangs");
-    std::thread::sleep(Duration::from_secs(1));
-    let said = host.console_log().len();
-    assert!(host.try_ssh("true", Duration::from_secs(5)).is_none());
-    std::thread::sleep(Duration::from_secs(20));
-    assert_eq!(host.console_log().len(), said, "silent");
-    timed("NMI to panic", || {
-        host.power("nmi");
-        heard(&host, said, "Kernel panic - not syncing: NMI");
-    });
-    back(&host, "NMI and back", &production);
-}
+    #[test]
+    fn a_candidate_without_init_leaves_production() {
+        let Some((host, production)) = host("init=/nonexistent") else { return };
+        boot_candidate(&host);
+        back(&host, "no init and back", &production);
+    }
 
-#[test]
-fn a_candidate_without_network_is_brought_back_by_its_power() {
-    let Some((host, production)) = host("lab.fault=nonet") else { return };
-    let from = host.console_log().len();
-    boot_candidate(&host);
-    heard(&host, from, "lab: ready");
-    assert!(host.try_ssh("true", Duration::from_secs(3)).is_none());
-    host.power("cycle");
-    back(&host, "power cycle and back", &production);
-}
+    #[test]
+    fn a_candidate_that_hangs_is_deaf_and_silent_until_an_nmi() {
+        let Some((host, production)) = host("lab.fault=hang unknown_nmi_panic") else { return };
+        let from = host.console_log().len();
+        boot_candidate(&host);
+        heard(&host, from, "lab: hangs");
+        std::thread::sleep(Duration::from_secs(1));
+        let said = host.console_log().len();
+        assert!(host.try_ssh("true", Duration::from_secs(5)).is_none());
+        std::thread::sleep(Duration::from_secs(20));
+        assert_eq!(host.console_log().len(), said, "silent");
+        timed("NMI to panic", || {
+            host.power("nmi");
+            heard(&host, said, "Kernel panic - not syncing: NMI");
+        });
+        back(&host, "NMI and back", &production);
+    }
 
-#[test]
-fn a_grub_with_a_fault_boots_what_it_should_not() {
-    let Some((host, production)) = host("") else { return };
-    host.grub_fault(GrubFault::IgnoresOnce);
-    host.ssh("grub-reboot candidate && sync; reboot");
-    let now = timed("ignored", || host.until_rebooted(&production, BOOT));
-    assert_eq!(now.release, production.release);
-    assert_eq!(host.would_boot().once.as_deref(), Some("candidate"));
+    #[test]
+    fn a_candidate_without_network_is_brought_back_by_its_power() {
+        let Some((host, production)) = host("lab.fault=nonet") else { return };
+        let from = host.console_log().len();
+        boot_candidate(&host);
+        heard(&host, from, "lab: ready");
+        assert!(host.try_ssh("true", Duration::from_secs(3)).is_none());
+        host.power("cycle");
+        back(&host, "power cycle and back", &production);
+    }
+
+    #[test]
+    fn a_grub_with_a_fault_boots_what_it_should_not() {
+        let Some((host, production)) = host("") else { return };
+        host.grub_fault(GrubFault::IgnoresOnce);
+        host.ssh("grub-reboot candidate && sync; reboot");
+        let now = timed("ignored", || host.until_rebooted(&production, BOOT));
+        assert_eq!(now.release, production.release);
+        assert_eq!(host.would_boot().once.as_deref(), Some("candidate"));
+    }
 }

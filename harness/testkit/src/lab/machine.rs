@@ -20,10 +20,14 @@ const MEMORY: &str = "640M";
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 
+/// A file of what was made, locked by its users.
+const USED: &str = "used";
+
 /// What all stand-ins with the same kernel have in common.
-#[derive(Clone, Debug)]
 pub(super) struct Made {
     pub(super) dir: PathBuf,
+    /// Locked by everybody who uses it.
+    _used: File,
 }
 
 /// What a machine is started with.
@@ -60,17 +64,21 @@ impl Made {
         lock.lock().map_err(broken)?;
         if !dir.exists() {
             // What others have made of what there was then.
-            for old in fs::read_dir(target).map_err(broken)?.flatten() {
-                if old.path().is_dir() {
-                    fs::remove_dir_all(old.path()).map_err(broken)?;
+            for old in fs::read_dir(target).map_err(broken)?.flatten().map(|entry| entry.path()) {
+                let free = File::open(old.join(USED)).map_or(true, |used| used.try_lock().is_ok());
+                if old.is_dir() && free {
+                    fs::remove_dir_all(&old).map_err(broken)?;
                 }
             }
             let new = target.join(format!("{key}.new"));
             fs::create_dir_all(&new).map_err(broken)?;
             make(kernel, &new)?;
+            File::create(new.join(USED)).map_err(broken)?;
             fs::rename(&new, &dir).map_err(broken)?;
         }
-        Ok(Self { dir })
+        let used = File::open(dir.join(USED)).map_err(broken)?;
+        used.lock_shared().map_err(broken)?;
+        Ok(Self { dir, _used: used })
     }
 
     /// Starts a machine in the state of the snapshot, with a disk of its own in `parts.dir`.
