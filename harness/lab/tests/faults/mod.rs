@@ -14,11 +14,6 @@ pub(crate) struct Fault {
     pub(crate) code: u8,
 }
 
-/// A message as a row has it.
-pub(crate) fn said(text: &str) -> String {
-    if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
-}
-
 /// Checks that the table of a section of the page is made of these rows. With `INSTA_UPDATE=always` it
 /// is made so; what stands before it in the section stays.
 pub(crate) fn check(heading: &str, rows: &[Fault]) {

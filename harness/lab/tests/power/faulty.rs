@@ -1,15 +1,13 @@
-//! What becomes of BMCs that misbehave, each over real TLS, and of commands that do. The rows are those
-//! of `docs/lab-faults.md`.
+//! BMCs that misbehave, each over real TLS, and commands that do.
 
-#[path = "power/bmc.rs"]
-mod bmc;
-mod faults;
-
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bmc::{Authority, Bmc, Identity, Manner, PASSWORD, RESET, Reply, SYSTEM, State, USER, Wrong};
-use faults::Fault;
+use crate::bmc::{
+    Asked, Authority, Bmc, Identity, Manner, PASSWORD, RESET, Reply, SYSTEM, State, USER, Wrong,
+};
+use crate::faults::{self, Fault};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use kgate_lab::power::{self, Action, Firmware, PowerError};
@@ -128,7 +126,7 @@ fn allow(state: &mut State, kinds: &[&str]) {
         json!(kinds);
 }
 
-fn as_a_task(state: &mut State, asked: &bmc::Asked) -> Option<Reply> {
+fn as_a_task(state: &mut State, asked: &Asked) -> Option<Reply> {
     asked.is("POST", RESET).then(|| {
         state.right(asked);
         Reply::status(202).header("Location", "/redfish/v1/TaskService/TaskMonitors/7")
@@ -340,23 +338,7 @@ impl Row {
     }
 }
 
-/// What became of a call.
-struct Outcome {
-    text: String,
-    code: u8,
-}
-
-fn outcome(result: Result<String, PowerError>) -> Outcome {
-    match result {
-        Ok(text) => Outcome { text, code: 0 },
-        Err(error) => {
-            let code = if error.is_misconfiguration() { 2 } else { 4 };
-            Outcome { text: error.to_string(), code }
-        }
-    }
-}
-
-async fn call(power: &dyn power::Power, call: Call) -> Outcome {
+async fn call(power: &dyn power::Power, call: Call) -> Result<String, PowerError> {
     let began = Instant::now();
     let (result, longest) = match call {
         Call::State => (power.state().await.map(|state| format!("{state:?}")), 1),
@@ -368,7 +350,7 @@ async fn call(power: &dyn power::Power, call: Call) -> Outcome {
     };
     let (took, limit) = (began.elapsed(), LIMIT * longest + Duration::from_secs(1));
     assert!(took < limit, "a call took {took:?}");
-    outcome(result)
+    result
 }
 
 /// Without what differs from run to run.
@@ -392,7 +374,7 @@ fn limits() -> Limits {
 }
 
 /// Who the BMC is, and how the inventory says that it proves it.
-fn identity(who: Who, authority: &Authority, dir: &std::path::Path) -> (Option<Identity>, Tls) {
+fn identity(who: Who, authority: &Authority, dir: &Path) -> (Option<Identity>, Tls) {
     let file = |name: &str, pem: String| {
         let path = dir.join(name);
         std::fs::write(&path, pem).unwrap();
@@ -427,7 +409,11 @@ fn identity(who: Who, authority: &Authority, dir: &std::path::Path) -> (Option<I
 }
 
 /// Carries out a row, and tells what was ordered of the BMC.
-async fn redfish_row(row: &Row, authority: &Authority, dir: &std::path::Path) -> (Outcome, String) {
+async fn redfish_row(
+    row: &Row,
+    authority: &Authority,
+    dir: &Path,
+) -> (Result<String, PowerError>, String) {
     let (identity, tls) = identity(row.who, authority, dir);
     let mut state = State::new();
     (row.set)(&mut state);
@@ -465,21 +451,11 @@ async fn redfish_rows() -> (Vec<Fault>, String) {
         .await;
     let mut orders = String::new();
     let faults = rows.iter().zip(done).map(|(row, (outcome, ordered))| {
-        orders += &format!("{}: {}\n  ordered: {ordered}\n", row.fault, steady(&outcome.text));
-        fault(row.fault, row.does, &outcome)
+        let told = outcome.as_ref().map_or_else(ToString::to_string, Clone::clone);
+        orders += &format!("{}: {}\n  ordered: {ordered}\n", row.fault, steady(&told));
+        crate::row(row.fault, row.does, &outcome, steady)
     });
     (faults.collect(), orders)
-}
-
-fn fault(fault: &str, does: &str, outcome: &Outcome) -> Fault {
-    assert!(!outcome.text.contains(PASSWORD), "{fault}: the password was told");
-    let text = steady(&outcome.text);
-    let does = if outcome.code == 0 {
-        does.to_owned()
-    } else {
-        format!("{does}: {}", faults::said(&text))
-    };
-    Fault { fault: fault.to_owned(), does, code: outcome.code }
 }
 
 #[tokio::test]
@@ -515,7 +491,7 @@ async fn command_faults() {
     let faults = rows.map(async |(what, does, (commands, asked))| {
         let power = inventory::Power::Command(commands);
         let power = power::open(&power, "lab1", &limits(), Rc::new(Known));
-        fault(what, does, &call(&*power, asked).await)
+        crate::row(what, does, &call(&*power, asked).await, steady)
     });
     faults::check("Power by command", &join_all(faults).await);
 }
