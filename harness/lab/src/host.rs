@@ -56,7 +56,7 @@ pub struct Root {
     pub options: String,
     /// UUID of the file system, where it could be found out.
     pub uuid: Option<String>,
-    /// Why a plain initrd can't mount it: it is on LVM, RAID, LUKS or the network.
+    /// What a plain initrd can't mount it from: LVM, RAID, LUKS, the network.
     pub stacked: Option<String>,
     /// Aliases by which the drivers of the disk and of what it is attached to are found.
     pub aliases: Vec<String>,
@@ -217,6 +217,9 @@ fn root(sections: &Sections<'_>) -> Root {
                 "{} without a disk of its own",
                 if fs.is_empty() { "it" } else { fs }
             ));
+        }
+        if !first(sections, "root-usr").is_empty() {
+            return Some("more than one device: /usr has one of its own".into());
         }
         let dm = first(sections, "root-dm").split('-').next().unwrap_or_default();
         let (_, name) = block.split_once("/virtual/block/")?;

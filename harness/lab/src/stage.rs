@@ -5,13 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flate2::{Compression, GzBuilder};
 use kgate_image::Busybox;
 use kgate_kernel::{Kernel, ModuleFile, Status};
-use kgate_model::inventory::{LabHost, Modules};
+use kgate_model::inventory::{BootMethod, LabHost, Modules};
 use kgate_model::outcome::Role;
 use kgate_model::wire::Identity;
 use sha2::{Digest, Sha256};
@@ -102,114 +103,151 @@ pub async fn stage(
     let end = Instant::now() + within;
     let left = || end.saturating_duration_since(Instant::now());
     let Staging { role, kernel, busybox, agent, ops, .. } = staging;
-    if let Some(stacked) = &facts.root.stacked {
-        return Err(SelectError::Refused(format!(
-            "the host's root file system is on {stacked}, which kgate's initrd can't mount"
-        )));
-    }
-    let release = Path::new(&kernel.release);
-    if release.components().count() != 1 || release.file_name() != Some(release.as_os_str()) {
-        return Err(SelectError::Refused(format!("{:?} is no release", kernel.release)));
-    }
+    fits(facts, host, kernel)?;
     let dir = host.boot.directory.join(role.as_str());
     let command_line = command_line(facts, host, staging)?;
     let refused = |e: &dyn std::fmt::Display| SelectError::Refused(e.to_string());
-    let initrd =
-        initrd::build(kernel, facts, &host.boot, &dir, busybox, agent).map_err(|e| refused(&e))?;
     let image = std::fs::read(&kernel.image).map_err(|e| {
         SelectError::Controller(format!("can't read {}: {e}", kernel.image.display()))
     })?;
+    let initrd =
+        initrd::build(kernel, facts, &host.boot, &dir, busybox, agent).map_err(|e| refused(&e))?;
     let modules = wanted(facts, host.boot.modules, staging).map_err(|e| refused(&e))?;
-    let mut archive = Archive::of(kernel, &modules).map_err(|e| refused(&e))?;
-
+    let tree = Tree::of(kernel, modules);
     let mut digest = Sha256::new();
     for part in [&image[..], &initrd, agent, ops] {
         digest.update(Sha256::digest(part));
     }
-    digest.update(archive.sha256);
+    digest.update(tree.digest().map_err(|e| unpacked(&e))?);
     let digest = hex(&digest.finalize());
 
-    let selector = Selector::of(host);
-    let images = selector.images(facts)?;
-    let names = [format!("{role}-vmlinuz"), format!("{role}-initrd")];
+    let images = Selector::of(host).images(facts)?;
     let [image_path, initrd_path] = match &images {
-        Some(images) => names.map(|name| images.join(name)),
+        Some(images) => ["vmlinuz", "initrd"].map(|file| images.join(format!("{role}-{file}"))),
         None => pxe::files(&host.name, role.as_str()),
     };
     let staged = Staged {
         role: *role,
         release: kernel.release.clone(),
         banner: kernel.banner.clone(),
-        digest: digest.clone(),
+        digest,
         image: image_path,
         initrd: initrd_path,
         command_line,
         agent: dir.join("kgate-agent"),
         ops: dir.join("ops"),
-        modules: archive.seen.clone(),
+        modules: tree.seen(),
     };
-
-    let files = [(&staged.image, &image), (&staged.initrd, &initrd)];
-    if let kgate_model::inventory::BootMethod::Pxe { directory, .. } = &host.boot.method {
-        for (path, bytes) in files {
+    let mut booted = vec![(&staged.image, &image[..]), (&staged.initrd, &initrd)];
+    if let BootMethod::Pxe { directory, .. } = &host.boot.method {
+        for (path, bytes) in booted.drain(..) {
             let path = directory.join(path);
-            if std::fs::read(&path).ok().as_ref() != Some(bytes) {
+            if std::fs::read(&path).ok().as_deref() != Some(bytes) {
                 pxe::replace(&path, bytes)?;
             }
         }
     }
-    let d = quote(&dir.to_string_lossy());
-    let sums: String = match &images {
-        Some(_) => files.map(|(path, _)| format!(" {}", quote(&path.to_string_lossy()))).concat(),
-        None => String::new(),
-    };
-    let there = format!(
-        "cat {d}/digest; [ -z \"{sums}\" ] || sha256sum{sums}",
-        sums = sums.replace('"', "\\\"")
-    );
-    let there = ssh.run(&there, left()).await?.text();
-    let expected: Vec<String> = std::iter::once(digest.clone())
-        .chain(
-            files.iter().filter(|_| images.is_some()).map(|(_, bytes)| hex(&Sha256::digest(bytes))),
-        )
-        .collect();
-    let found: Vec<_> = there.lines().map(|l| l.split(' ').next().unwrap_or_default()).collect();
-    if found == expected {
+    if is_there(ssh, &dir, &staged.digest, &booted, left()).await? {
         return Ok(staged);
     }
 
-    let mut takes = archive.size + (agent.len() + ops.len()) as u64;
-    let size = (image.len() + initrd.len()) as u64;
-    match &images {
-        Some(images) if Some(images) == grub_images(facts).as_ref() => {
-            room(facts, facts.grub.as_deref().unwrap_or(images), size)?;
-        }
-        Some(_) => takes += size,
-        None => {}
+    let (packed, size) = tree.pack().map_err(|e| unpacked(&e))?;
+    let programs = [(&staged.agent, *agent), (&staged.ops, *ops)];
+    let all = || programs.iter().chain(&booted);
+    let mut takes = vec![(dir.as_path(), size)];
+    takes.extend(all().filter_map(|(path, bytes)| Some((path.parent()?, bytes.len() as u64))));
+    make_room(ssh, &dir, &takes, left()).await?;
+    for (path, bytes) in all() {
+        ssh.upload(path, 0o755, Upload::Bytes(bytes), left()).await?;
     }
-    room(facts, &host.boot.directory, takes)?;
-
-    ssh.ask("making place", &format!("rm -rf {d}; mkdir -p {d}"), left()).await?;
-    if images.is_some() {
-        for (path, bytes) in files {
-            ssh.upload(path, 0o600, Upload::Bytes(bytes), left()).await?;
-        }
-    }
-    ssh.upload(&staged.agent, 0o755, Upload::Bytes(agent), left()).await?;
-    ssh.upload(&staged.ops, 0o755, Upload::Bytes(ops), left()).await?;
-    archive.file.rewind().map_err(|e| controller(&e))?;
+    let (d, release) = (quote(&dir.to_string_lossy()), quote(&kernel.release));
     let unpack = format!("set -e; cd {d}; gzip -dc | tar -xf -; [ -e unpacked ]; rm unpacked");
-    let file = archive.file.try_clone().map_err(|e| controller(&e))?;
-    ssh.feed("unpacking modules", &unpack, tokio::fs::File::from_std(file), left()).await?;
-    let r = quote(&kernel.release);
+    ssh.feed("unpacking modules", &unpack, tokio::fs::File::from_std(packed), left()).await?;
     let finish = format!(
         "PATH=$PATH:/usr/sbin:/sbin
-if command -v depmod >/dev/null; then depmod -b {d} {r} || exit; fi
+if command -v depmod >/dev/null; then depmod -b {d} {release} || exit; fi
 if [ -e /sys/fs/selinux/enforce ]; then chcon -R --reference=\"/lib/modules/$(uname -r)\" {d}/lib; fi
-sync; echo {digest} >{d}/digest; sync"
+sync; echo {} >{d}/digest; sync",
+        staged.digest
     );
     ssh.ask("listing modules", &finish, left()).await?;
     Ok(staged)
+}
+
+/// Refuses what can't be booted on this host by an initrd of kgate's.
+fn fits(facts: &HostFacts, host: &LabHost, kernel: &Kernel) -> Result<(), SelectError> {
+    let refuse = |why: String| Err(SelectError::Refused(why));
+    if let Some(stacked) = &facts.root.stacked {
+        return refuse(format!(
+            "the host's root file system is on {stacked}, which kgate's initrd can't mount"
+        ));
+    }
+    let release = Path::new(&kernel.release);
+    if release.components().count() != 1 || release.file_name() != Some(release.as_os_str()) {
+        return refuse(format!("{:?} is no release", kernel.release));
+    }
+    let place = host.boot.directory.display();
+    match facts.directories.get(&host.boot.directory) {
+        Some(directory) if !directory.on_root => refuse(format!(
+            "{place} on the host is not on its root file system, where the initrd would look for it"
+        )),
+        Some(directory) if !directory.writable => {
+            refuse(format!("{place} on the host can't be written"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether all of it was staged before.
+async fn is_there(
+    ssh: &Ssh,
+    dir: &Path,
+    digest: &str,
+    files: &[(&PathBuf, &[u8])],
+    within: Duration,
+) -> Result<bool, SelectError> {
+    let d = quote(&dir.to_string_lossy());
+    let mut script = format!("cat {d}/digest");
+    let mut expected = vec![digest.to_owned()];
+    for (path, bytes) in files {
+        script += &format!("\nsha256sum <{}", quote(&path.to_string_lossy()));
+        expected.push(hex(&Sha256::digest(bytes)));
+    }
+    let found = ssh.run(&script, within).await?.text();
+    let found: Vec<_> = found.lines().filter_map(|line| line.split(' ').next()).collect();
+    Ok(found == expected)
+}
+
+/// Removes what is old, and makes the directories of files of these sizes, if there is room for them.
+async fn make_room(
+    ssh: &Ssh,
+    dir: &Path,
+    takes: &[(&Path, u64)],
+    within: Duration,
+) -> Result<(), SelectError> {
+    let mut script = format!("set -e; rm -rf {}", quote(&dir.to_string_lossy()));
+    for (place, _) in takes {
+        let place = quote(&place.to_string_lossy());
+        script += &format!("\nmkdir -p {place}; df -Pk {place} | tail -n 1");
+    }
+    let said = ssh.ask("making room", &script, within).await?;
+    // Free KiB and size by where the file system is mounted.
+    let mut room = BTreeMap::<&str, (u64, u64)>::new();
+    for (line, (_, size)) in said.lines().zip(takes) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let (Some(free), Some(mount)) = (words.get(3), words.last()) else { continue };
+        let entry = room.entry(mount).or_insert((free.parse().unwrap_or_default(), SPARE));
+        entry.1 += size;
+    }
+    for (mount, (free, size)) in room {
+        let (free, size) = (free >> 10, size >> 20);
+        if free < size {
+            return Err(SelectError::Refused(format!(
+                "{mount} on the host has {free} MiB left, and {size} MiB are needed"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Takes away everything that was staged, for both roles. Nothing there is no error.
@@ -226,41 +264,8 @@ pub async fn unstage(ssh: &Ssh, host: &LabHost) -> Result<(), SelectError> {
     Ok(())
 }
 
-fn controller(error: &dyn std::fmt::Display) -> SelectError {
+fn unpacked(error: &dyn std::fmt::Display) -> SelectError {
     SelectError::Controller(format!("modules could not be packed: {error}"))
-}
-
-fn grub_images(facts: &HostFacts) -> Option<PathBuf> {
-    Some(facts.grub.as_ref()?.join("kgate"))
-}
-
-/// Whether something of this size may be written there.
-fn room(facts: &HostFacts, place: &Path, size: u64) -> Result<(), SelectError> {
-    let refuse = |why: String| Err(SelectError::Refused(why));
-    let Some(directory) = facts.directories.get(place) else {
-        return refuse(format!("{} was not looked at", place.display()));
-    };
-    let place = place.display();
-    if !directory.writable {
-        return refuse(format!("{place} on the host can't be written"));
-    }
-    if !directory.on_root
-        && facts
-            .grub
-            .as_deref()
-            .is_none_or(|grub| !place.to_string().starts_with(&*grub.to_string_lossy()))
-    {
-        return refuse(format!(
-            "{place} on the host is not on its root file system, where the initrd would look for it"
-        ));
-    }
-    let (free, takes) = (directory.free >> 20, (size + SPARE) >> 20);
-    if free < takes {
-        return refuse(format!(
-            "{place} on the host has {free} MiB left, and {takes} MiB are needed"
-        ));
-    }
-    Ok(())
 }
 
 /// Modules to stage, with what they depend on.
@@ -319,52 +324,77 @@ fn command_line(
     Ok(line)
 }
 
-/// Modules packed for a host, as a file that is gone when it is closed.
-struct Archive {
-    file: std::fs::File,
-    /// What it takes on the host.
-    size: u64,
-    sha256: [u8; 32],
-    /// Path of each module as the booted kernel sees it.
-    seen: BTreeMap<String, PathBuf>,
+/// Modules as they are to be on a host.
+struct Tree {
+    lists: Vec<(PathBuf, PathBuf)>,
+    /// Each with its path below the directory of its role.
+    modules: Vec<(PathBuf, ModuleFile)>,
 }
 
-impl Archive {
-    fn of(kernel: &Kernel, modules: &[ModuleFile]) -> Result<Self, Box<dyn std::error::Error>> {
+impl Tree {
+    fn of(kernel: &Kernel, modules: Vec<ModuleFile>) -> Self {
         let below = Path::new("lib/modules").join(&kernel.release);
-        let file = tempfile::tempfile()?;
+        let root = kernel.modules.root();
+        let lists =
+            root.into_iter().flat_map(|root| LISTS.map(|list| (below.join(list), root.join(list))));
+        let place = |module: &ModuleFile| {
+            let dir = root.and_then(|root| module.path.strip_prefix(root).ok()?.parent());
+            let name = module.path.file_name().unwrap_or_default().to_string_lossy();
+            // Decompressed: not every host's programs read every format.
+            let name = name.split_once(".ko").map_or(&*name, |(stem, _)| stem);
+            below.join(dir.unwrap_or(Path::new("extra"))).join(format!("{name}.ko"))
+        };
+        Self {
+            lists: lists.filter(|(_, file)| file.exists()).collect(),
+            modules: modules.into_iter().map(|module| (place(&module), module)).collect(),
+        }
+    }
+
+    /// Hash of what tells this tree from another, without reading all of it.
+    fn digest(&self) -> std::io::Result<[u8; 32]> {
+        let mut digest = Sha256::new();
+        let modules = self.modules.iter().map(|(place, module)| (place, &module.path));
+        for (place, file) in self.lists.iter().map(|(place, file)| (place, file)).chain(modules) {
+            let metadata = std::fs::metadata(file)?;
+            let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+            let line = format!("{} {} {seconds}.{nanoseconds}\n", place.display(), metadata.len());
+            digest.update(line);
+        }
+        Ok(digest.finalize().into())
+    }
+
+    /// Path of each module as the booted kernel sees it.
+    fn seen(&self) -> BTreeMap<String, PathBuf> {
+        let seen = |(place, module): &(PathBuf, ModuleFile)| {
+            (module.name.clone(), Path::new("/").join(place))
+        };
+        self.modules.iter().map(seen).collect()
+    }
+
+    /// All of it as a compressed archive, in a file that is gone when it is closed, and what it takes
+    /// on the host. Its last file is called `unpacked`.
+    fn pack(&self) -> Result<(std::fs::File, u64), Box<dyn std::error::Error>> {
+        let mut file = tempfile::tempfile()?;
         let out = GzBuilder::new().mtime(0).write(file.try_clone()?, Compression::fast());
         let mut tar = tar::Builder::new(out);
-        let mut archive = Self { file, size: 0, sha256: [0; 32], seen: BTreeMap::new() };
-        let mut digest = Sha256::new();
-        let mut add = |path: &Path, bytes: &[u8]| -> std::io::Result<()> {
+        let mut size = 0;
+        let mut add = |path: &Path, bytes: &[u8]| {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
-            digest.update(path.as_os_str().as_encoded_bytes());
-            digest.update(Sha256::digest(bytes));
-            archive.size += bytes.len() as u64 + 4096;
+            // Its block may be used in part only.
+            size += bytes.len() as u64 + 4096;
             tar.append_data(&mut header, path, bytes)
         };
-        let root = kernel.modules.root();
-        for list in LISTS {
-            if let Some(bytes) = root.and_then(|root| std::fs::read(root.join(list)).ok()) {
-                add(&below.join(list), &bytes)?;
-            }
+        for (place, file) in &self.lists {
+            add(place, &std::fs::read(file)?)?;
         }
-        for module in modules {
-            // Decompressed: not every host's programs read every format.
-            let place = root.and_then(|root| module.path.strip_prefix(root).ok());
-            let dir = place.and_then(Path::parent).unwrap_or(Path::new("extra"));
-            let name = module.path.file_name().unwrap_or_default().to_string_lossy();
-            let name = name.split_once(".ko").map_or(&*name, |(stem, _)| stem);
-            let path = below.join(dir).join(format!("{name}.ko"));
-            add(&path, &module.read()?)?;
-            archive.seen.insert(module.name.clone(), Path::new("/").join(path));
+        for (place, module) in &self.modules {
+            add(place, &module.read()?)?;
         }
         add(Path::new("unpacked"), b"")?;
         tar.into_inner()?.finish()?.flush()?;
-        archive.sha256 = digest.finalize().into();
-        Ok(archive)
+        file.rewind()?;
+        Ok((file, size))
     }
 }

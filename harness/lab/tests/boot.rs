@@ -162,7 +162,7 @@ async fn boots_from_the_network_once() {
 
 /// Whatever makes production uncertain is refused, and what was armed doesn't stay.
 #[tokio::test]
-async fn arms_only_what_is_safe() {
+async fn boots_only_what_is_safe() {
     let Some(stand_in) = StandIn::start(Setup::default()) else { return };
     let Some(lab) = Lab::start(stand_in, grub()) else { return };
     let ssh = lab.ssh().await;

@@ -6,14 +6,16 @@ mod support;
 
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use faults::Fault;
 use kgate_lab::ssh::{Ssh, SshError, Upload};
+use kgate_model::host::{Host, HostCommand};
 use kgate_model::inventory::{self, HostKey};
+use kgate_testkit::host::TestHost;
 use kgate_testkit::lab::{Setup, StandIn};
-use support::{ANSWER, entry, grub, stranger};
+use support::{ANSWER, entry, grub};
 
 /// The limit of a call of which it is known that it comes.
 const SHORT: Duration = Duration::from_secs(3);
@@ -180,4 +182,14 @@ async fn boots_nothing_and_survives_what_ssh_does() {
     assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
 
     faults::check("SSH", &rows.0);
+}
+
+/// A key that no host knows.
+fn stranger(dir: &Path) -> PathBuf {
+    let key = dir.join("stranger");
+    let command = HostCommand::new("ssh-keygen", ANSWER)
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(&key);
+    assert_eq!(TestHost.run(&command).expect("ssh-keygen").code, Some(0));
+    key
 }

@@ -24,6 +24,7 @@ while read -r _ _ number _ at rest; do
     [ "$at" = / ] && root_number=$number root_rest=$rest
 done </proc/self/mountinfo
 s root; echo "$root_rest"
+s root-usr; cut -d' ' -f5 /proc/self/mountinfo | grep -x /usr
 device=${root_rest#* - }; device=${device#* }; device=${device%% *}
 block=$(readlink -f "/sys/dev/block/$root_number")
 [ -e "$block/uevent" ] || block=$(readlink -f "/sys/class/block/$(basename "$(readlink -f "$device")")")

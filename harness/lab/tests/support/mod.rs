@@ -2,7 +2,7 @@
 //! the inside of a machine.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kgate_image::{Builder, Busybox};
@@ -174,14 +174,4 @@ impl Lab {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
-}
-
-/// A key that no host knows.
-pub(crate) fn stranger(dir: &Path) -> PathBuf {
-    let key = dir.join("stranger");
-    let command = HostCommand::new("ssh-keygen", ANSWER)
-        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-        .arg(&key);
-    assert_eq!(TestHost.run(&command).expect("ssh-keygen").code, Some(0));
-    key
 }
