@@ -522,7 +522,40 @@ mod tests {
             let event = serde_json::to_string(&event).unwrap();
             table.push_str(&format!("{event}\n    {:?}\n", left.steps()));
         }
-        insta::assert_snapshot!(table, @"");
+        insta::assert_snapshot!(table, @r##"
+        {"reserving":{"run":"r1","token":"t1"}}
+            [Return, Release]
+        "draining"
+            [Return, Undrain, Release]
+        "taking_out"
+            [Return, Undrain, Release]
+        {"production":{"release":"6.1","version":"#1"}}
+            [Return, Undrain, Release]
+        {"staging":{"role":"baseline","release":"6.1"}}
+            [Return, Unstage, Undrain, Release]
+        {"staging":{"role":"candidate","release":"6.1"}}
+            [Return, Unstage, Undrain, Release]
+        {"arming":{"role":"candidate","id":"b1","boot_id":"p"}}
+            [Return, Unstage, Undrain, Release]
+        {"on":{"role":"candidate","boot_id":"c"}}
+            [Return, Unstage, Undrain, Release]
+        {"returning":{"by":"reboot"}}
+            [Return, Unstage, Undrain, Release]
+        {"returned":{"boot_id":"q"}}
+            [Return, Unstage, Undrain, Release]
+        "unstaging"
+            [Return, Unstage, Undrain, Release]
+        "unstaged"
+            [Return, Undrain, Release]
+        "undraining"
+            [Return, Undrain, Release]
+        "undrained"
+            [Return, Release]
+        "releasing"
+            [Return, Release]
+        "released"
+            []
+        "##);
     }
 
     #[test]

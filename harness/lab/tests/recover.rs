@@ -16,7 +16,7 @@ use kgate_lab::pool::{Lab, LabConfig};
 use kgate_lab::recover::{Recovered, recover};
 use kgate_lab::reservation::Lock;
 use kgate_lab::secret::LocalSecrets;
-use kgate_lab::walk::Errand;
+use kgate_lab::walk::{Errand, Resolve, Walk};
 use kgate_machine::{BootRequest, Pool};
 use kgate_model::inventory::{
     Boot, ConsoleSource, Hook, Hooks, HostKey, LabHost, Limits, Modules, Power, PowerCommands,
@@ -216,7 +216,7 @@ impl Site {
         assert!(!journal::left(&self.state(), &self.host.name).unwrap().anything());
         let left = self
             .stand_in
-            .ssh("ls -A /var/lib/kgate 2>/dev/null; ls -d /boot/grub/kgate 2>/dev/null");
+            .ssh("ls -A /var/lib/kgate 2>/dev/null; ls -d /boot/grub/kgate 2>/dev/null || :");
         assert_eq!(left, "");
         recovered
     }
@@ -281,4 +281,47 @@ async fn a_host_that_never_answers_is_reset() {
     site.recovers().await;
     let commands = site.stand_in.power_commands();
     assert!(commands.iter().any(|command| command == "reset"), "{commands:?}");
+}
+
+#[tokio::test]
+async fn two_controllers_do_not_meet_on_a_host() {
+    let Some(site) = Site::start() else { return };
+    let other = tempfile::tempdir().unwrap();
+    let mut mine = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
+    mine.begin().await.unwrap();
+    let mut theirs = Walk::open(&site.host, &errand(other.path())).await.unwrap();
+    let error = theirs.begin().await.unwrap_err();
+    assert!(error.is_held() && error.to_string().contains("tester on"), "{error}");
+    assert!(!theirs.left().anything());
+    drop(theirs);
+    // Nor are two processes of one.
+    let error = Walk::open(&site.host, &errand(site.dir.path())).await.map(drop).unwrap_err();
+    assert!(error.is_held(), "{error}");
+    let error = recover(&site.host, &errand(other.path()), false).await.unwrap_err();
+    assert!(error.is_held(), "{error}");
+    // Who takes it away brings it back, and who had it is told.
+    recover(&site.host, &errand(other.path()), true).await.unwrap();
+    drop(mine);
+    assert_eq!(site.stand_in.ssh("ls -A /var/lib/kgate 2>/dev/null || :"), "");
+    site.recovers().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_leaves_the_host_drained_on_production() {
+    let Some(mut site) = Site::start() else { return };
+    let flag = site.dir.path().join("mended");
+    let command = format!("test -e {}", flag.display());
+    site.host.hooks.undrain = Some(Hook { command, timeout: Duration::from_secs(5) });
+    let mut walk = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
+    walk.begin().await.unwrap();
+    let error = walk.settle(Resolve::UnlessHookFailed).await.unwrap_err();
+    assert_eq!(error.to_string(), "the hook `undrain` failed: exit code 1");
+    assert_eq!(walk.left().describe(), "drained, reserved");
+    assert_eq!(walk.left().failed_hook.as_deref(), Some("undrain"));
+    // It stays so until a person has looked.
+    walk.settle(Resolve::UnlessHookFailed).await.unwrap();
+    assert_eq!(walk.left().describe(), "drained, reserved");
+    drop(walk);
+    std::fs::write(flag, "").unwrap();
+    site.recovers().await;
 }

@@ -131,3 +131,74 @@ fn failed(host: &str, output: &HostOutput) -> ReservationError {
     let why = format!("labgrid-client said: {}", said.trim());
     ReservationError::Failed { host: host.to_owned(), why }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use kgate_machine::process::{Piped, Process};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn who(user: &str) -> Holder {
+        Holder::this(user, "r1")
+    }
+
+    async fn coordinator() -> Option<(Piped, TempDir, String)> {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        // It keeps its places where it is started.
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = HostCommand::new("labgrid-coordinator", ANSWER).args(["-l", &address]);
+        command.dir = Some(dir.path().to_owned());
+        let Ok(piped) = Process::piped(&command) else {
+            eprintln!("SKIP: no labgrid-coordinator in PATH (ci/tools installs it)");
+            return None;
+        };
+        for _ in 0..300 {
+            if tokio::net::TcpStream::connect(&address).await.is_ok() {
+                return Some((piped, dir, address));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the coordinator says: {}", piped.process.complaint());
+    }
+
+    #[tokio::test]
+    async fn a_place_is_acquired_once_and_its_holder_shown() {
+        let Some((_process, _dir, at)) = coordinator().await else { return };
+        let (alice, bob) = (who("alice"), who("bob"));
+        assert_eq!(run("h", &at, "p1", &alice, &["create"]).await.unwrap().code, Some(0));
+        assert_eq!(holder("h", &at, "p1", &alice).await.unwrap(), None);
+        assert!(acquire("h", &at, "p1", &alice, false).await.unwrap());
+        // After a kgate that was killed it is still ours.
+        assert!(!acquire("h", &at, "p1", &alice, false).await.unwrap());
+        let error = acquire("h", &at, "p1", &bob, false).await.unwrap_err();
+        assert!(matches!(error, ReservationError::Held { .. }), "{error}");
+        let by = format!("{}/alice-kgate", alice.controller);
+        assert_eq!(
+            error.to_string(),
+            format!("h is reserved by {by}, who has acquired the labgrid place p1")
+        );
+        // What somebody else has is not released.
+        release("h", &at, "p1", &bob).await.unwrap();
+        assert_eq!(holder("h", &at, "p1", &bob).await.unwrap(), Some(by));
+        assert!(acquire("h", &at, "p1", &bob, true).await.unwrap());
+        release("h", &at, "p1", &bob).await.unwrap();
+        assert_eq!(holder("h", &at, "p1", &bob).await.unwrap(), None);
+        let error = acquire("h", &at, "p2", &bob, false).await.unwrap_err().to_string();
+        assert!(error.contains("p2") && error.contains("not"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_is_not_there_is_told() {
+        if process::output(&HostCommand::new("labgrid-client", ANSWER).arg("--help")).await.is_err()
+        {
+            eprintln!("SKIP: no labgrid-client in PATH (ci/tools installs it)");
+            return;
+        }
+        let error = acquire("h", "127.0.0.1:1", "p1", &who("alice"), false).await.unwrap_err();
+        assert!(matches!(error, ReservationError::Failed { .. }), "{error}");
+    }
+}
