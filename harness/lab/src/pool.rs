@@ -13,7 +13,7 @@ use futures::future::join_all;
 use kgate_image::Busybox;
 use kgate_kernel::Kernel;
 use kgate_machine::{BootError, BootRequest, Machine, Pool};
-use kgate_model::inventory::LabHost;
+use kgate_model::inventory::{ConsoleSource, LabHost};
 use kgate_model::outcome::{FaultKind, Role};
 use kgate_model::plan::MachineShape;
 use tokio::sync::Mutex;
@@ -128,6 +128,11 @@ impl Lab {
         inner.modules.extend(request.modules.iter().cloned());
         if image.is_some() {
             inner.modules.extend(IMAGE.map(str::to_owned));
+        }
+        let netconsole =
+            |source: &ConsoleSource| matches!(source, ConsoleSource::Netconsole { .. });
+        if seat.host.consoles.iter().any(netconsole) {
+            inner.modules.insert("netconsole".into());
         }
         let Inner { walk: Some(walk), failed, modules, .. } = &mut *inner else {
             return Err(refused(format!("{name} has no walk")));

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use kgate_machine::{Agent, AgentError, BootError, Console};
 use kgate_model::finding::Finding;
-use kgate_model::inventory::Conditions;
+use kgate_model::inventory::{Conditions, ConsoleSource};
 use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::wire::{Identity, Setup};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::boot::{SelectError, Selector};
+use crate::console::netconsole;
 use crate::host;
 use crate::journal::Event;
 use crate::reservation::unique;
@@ -226,6 +227,12 @@ impl Walk {
             .started(self.power.as_deref())
             .await
             .map_err(|e| Failure::Agent(e.to_string()))?;
+        for source in &self.host.consoles {
+            if let ConsoleSource::Netconsole { port, address, device } = source {
+                // A kernel without it is heard otherwise, or not.
+                let _ = ssh.run(&netconsole::setup(address, *port, device), ASK).await;
+            }
+        }
         if let Some(hook) = &self.host.hooks.ready {
             self.run_there(ssh, hook).await.map_err(Failure::Unready)?;
         }

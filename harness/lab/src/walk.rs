@@ -136,6 +136,8 @@ pub struct Walk {
     journal: Journal,
     pub(crate) power: Option<Box<dyn Power>>,
     pub(crate) feeds: Vec<Feed>,
+    /// Why one of its consoles isn't heard.
+    deaf: Option<ConsoleError>,
     pub(crate) production: Option<Production>,
     pub(crate) facts: HostFacts,
     pub(crate) at: At,
@@ -212,7 +214,7 @@ impl Walk {
             why: format!("{}: {e}", directory.display()),
         };
         fs::create_dir_all(&directory).map_err(failed)?;
-        let mut feeds = Vec::new();
+        let (mut feeds, mut deaf) = (Vec::new(), None);
         for (number, source) in host.consoles.iter().enumerate() {
             let name = if number == 0 {
                 "console.log".into()
@@ -225,7 +227,11 @@ impl Walk {
                 source: source.clone(),
                 file: Some(directory.join(name)),
             };
-            feeds.push(Feed::open(opening, &**secrets, Duration::ZERO).await?);
+            match Feed::open(opening, &**secrets, Duration::ZERO).await {
+                Ok(feed) => feeds.push(feed),
+                // The way back takes none.
+                Err(error) => deaf = Some(error),
+            }
         }
         Ok(Self {
             host: host.clone(),
@@ -234,6 +240,7 @@ impl Walk {
             journal,
             power,
             feeds,
+            deaf,
             production: None,
             facts: HostFacts::default(),
             at: At::Away,
@@ -273,6 +280,9 @@ impl Walk {
     /// # Errors
     /// See [`WalkError`]. What was done until then is undone by [`Self::settle`].
     pub async fn begin(&mut self) -> Result<(), WalkError> {
+        if let Some(error) = self.deaf.take() {
+            return Err(error.into());
+        }
         for feed in &self.feeds {
             feed.connected(self.host.limits.bmc).await?;
         }
@@ -329,7 +339,7 @@ impl Walk {
         }
         for step in left.steps() {
             match step {
-                Step::Return => drop(self.bring_back(Known::Nothing).await?),
+                Step::Return => self.back(resolve, &left).await?,
                 Step::Unstage => self.unstage().await?,
                 // A hook failed: a person has to look at the host before it gets traffic again.
                 Step::Undrain | Step::Release
@@ -342,6 +352,26 @@ impl Walk {
             }
         }
         Ok(())
+    }
+
+    /// Brings the host back to production as far as that is needed.
+    async fn back(&mut self, resolve: Resolve, left: &Left) -> Result<(), WalkError> {
+        let given_up = left.gave_up.as_ref().filter(|_| resolve == Resolve::UnlessHookFailed);
+        if !left.away {
+            // It never left production: nothing there is forced, and what keeps it from being booted
+            // doesn't keep it reserved.
+            let (ssh, identity) = self.ask(LOOK).await?;
+            if !is_ours(&identity) {
+                self.at = At::Production { ssh, boot_id: identity.boot_id };
+                return Ok(());
+            }
+        } else if let Some(why) = given_up
+            && self.glance().await.is_none()
+        {
+            // All that there is was tried a moment ago.
+            return Err(WalkError::Stranded(why.clone()));
+        }
+        self.bring_back(Known::Nothing).await.map(drop)
     }
 
     async fn unstage(&mut self) -> Result<(), WalkError> {
@@ -648,13 +678,13 @@ impl Walk {
             return Ok(None);
         }
         let production = selector.production(&ssh, &facts, power).await?;
-        let known = self.production.as_ref().map(|p| (p.release.clone(), p.version.clone()));
-        if let Some((release, version)) = known.or_else(|| self.left().production.clone())
-            && (&release, &version) != (&production.release, &production.version)
+        // What an earlier walk saw may have been replaced by who has the host.
+        if let Some(known) = &self.production
+            && (&known.release, &known.version) != (&production.release, &production.version)
         {
             return Err(WalkError::NotProduction {
                 found: format!("{} {}", production.release, production.version),
-                expected: format!("{release} {version}"),
+                expected: format!("{} {}", known.release, known.version),
             });
         }
         self.facts = facts;

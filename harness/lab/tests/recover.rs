@@ -244,31 +244,6 @@ async fn a_host_is_recovered_wherever_its_kgate_was_killed() {
     assert_eq!(site.recovers().await, Recovered::Nothing);
 }
 
-/// Takes half an hour: the profile `long`.
-#[tokio::test]
-#[ignore = "long"]
-async fn long_a_host_is_recovered_25_times_of_25() {
-    let Some(site) = Site::start() else { return };
-    let mut random = {
-        let mut seed = std::process::id() | 1;
-        move |below: u32| {
-            seed ^= seed << 13;
-            seed ^= seed >> 17;
-            seed ^= seed << 5;
-            seed % below
-        }
-    };
-    for nth in 1..=25 {
-        let (lines, delay) = (1 + random(14) as usize, u64::from(random(8000)));
-        println!("{nth}: killed {delay} ms after event {lines}");
-        let mut walker = site.walker();
-        site.until(&mut walker, |journal| journal.lines().count() > lines);
-        std::thread::sleep(Duration::from_millis(delay));
-        kill(walker);
-        site.recovers().await;
-    }
-}
-
 #[tokio::test]
 async fn a_host_that_never_answers_is_reset() {
     let Some(site) = Site::start() else { return };
@@ -324,4 +299,31 @@ async fn a_hook_that_fails_leaves_the_host_drained_on_production() {
     drop(walk);
     std::fs::write(flag, "").unwrap();
     site.recovers().await;
+}
+
+mod long {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_host_is_recovered_25_times_of_25() {
+        let Some(site) = Site::start() else { return };
+        let mut random = {
+            let mut seed = std::process::id() | 1;
+            move |below: u32| {
+                seed ^= seed << 13;
+                seed ^= seed >> 17;
+                seed ^= seed << 5;
+                seed % below
+            }
+        };
+        for nth in 1..=25 {
+            let (lines, delay) = (1 + random(14) as usize, u64::from(random(8000)));
+            println!("{nth}: killed {delay} ms after event {lines}");
+            let mut walker = site.walker();
+            site.until(&mut walker, |journal| journal.lines().count() > lines);
+            std::thread::sleep(Duration::from_millis(delay));
+            kill(walker);
+            site.recovers().await;
+        }
+    }
 }

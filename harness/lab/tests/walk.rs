@@ -15,12 +15,12 @@ use kgate_lab::journal::{self, Event};
 use kgate_lab::pool::{Lab, LabConfig};
 use kgate_lab::secret::LocalSecrets;
 use kgate_lab::walk::Errand;
-use kgate_machine::{BootError, BootRequest, Machine, Pool};
+use kgate_machine::{BootError, BootRequest, End, Machine, Pool};
 use kgate_model::inventory::{Hook, LabHost};
-use kgate_model::outcome::{Blame, FaultKind, Role};
+use kgate_model::outcome::{Blame, Fault, FaultKind, Role};
 use kgate_model::plan::MachineShape;
 use kgate_testkit::kernels;
-use kgate_testkit::lab::{GrubFault, Setup, StandIn};
+use kgate_testkit::lab::{Boot, Console, GrubFault, Power, Setup, StandIn};
 use support::Programs;
 use tempfile::TempDir;
 
@@ -131,6 +131,10 @@ fn errand(dir: &TempDir, events: &Rc<RefCell<Vec<Event>>>) -> Errand {
     }
 }
 
+fn of(power: Power, console: Console, boot: Boot) -> Setup {
+    Setup { power, console, boot, ..Setup::default() }
+}
+
 fn hook(command: String) -> Option<Hook> {
     Some(Hook { command, timeout: Duration::from_secs(20) })
 }
@@ -172,7 +176,9 @@ async fn a_good_candidate_walks_there_and_back() {
 
 #[tokio::test]
 async fn a_candidate_that_panics_is_to_blame() {
-    let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
+    let Some(site) = Site::start(of(Power::Redfish, Console::Conserver, Boot::Grub), |_| ()) else {
+        return;
+    };
     let error = site.fails(&["lab.fault=panic"]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
     assert!(error.fault.message.contains("sysrq triggered crash"), "{}", error.fault);
@@ -180,7 +186,9 @@ async fn a_candidate_that_panics_is_to_blame() {
 
 #[tokio::test]
 async fn a_candidate_without_an_init_is_to_blame() {
-    let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
+    let Some(site) = Site::start(of(Power::Command, Console::Tcp, Boot::Kexec), |_| ()) else {
+        return;
+    };
     let error = site.fails(&["init=/nonexistent"]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
 }
@@ -188,7 +196,9 @@ async fn a_candidate_without_an_init_is_to_blame() {
 #[tokio::test]
 async fn a_candidate_that_hangs_is_to_blame() {
     let quick = |host: &mut LabHost| host.limits.boot = Duration::from_secs(45);
-    let Some(site) = Site::start(Setup::default(), quick) else { return };
+    let Some(site) = Site::start(of(Power::Redfish, Console::Tcp, Boot::Grub), quick) else {
+        return;
+    };
     let error = site.fails(&["lab.fault=hang", "unknown_nmi_panic"]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
     assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
@@ -200,7 +210,7 @@ async fn a_candidate_that_hangs_is_to_blame() {
 #[tokio::test]
 async fn a_candidate_without_a_network_is_to_blame() {
     let quick = |host: &mut LabHost| host.limits.boot = Duration::from_secs(45);
-    let Some(site) = Site::start(Setup::default(), quick) else { return };
+    let Some(site) = Site::start(of(Power::Ipmi, Console::Sol, Boot::Grub), quick) else { return };
     let error = site.fails(&["lab.fault=nonet"]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
     assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
@@ -212,4 +222,53 @@ async fn a_loader_that_boots_another_kernel_is_the_labs_fault() {
     site.stand_in.grub_fault(GrubFault::IgnoresOnce);
     let error = site.fails(&[]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Harness, FaultKind::Identity));
+}
+
+#[tokio::test]
+async fn a_kernel_that_panics_later_is_to_blame_when_the_host_is_back() {
+    let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
+    let mut machine =
+        site.boot(Role::Candidate, &["lab.fault=late-panic"]).await.map_err(|e| e.fault).unwrap();
+    let mut end = machine.end();
+    let ended = tokio::time::timeout(Duration::from_secs(60), end.wait_for(Option::is_some)).await;
+    assert_eq!(*ended.expect("in time").unwrap(), Some(End::Panicked));
+    machine.console().settle().await;
+    let fault = End::Panicked.fault(machine.console().cause().as_ref());
+    let fault = machine.blame(fault).await;
+    assert_eq!((fault.blame, fault.kind), (Blame::Kernel, FaultKind::Panic), "{fault}");
+    site.is_production();
+    drop(machine);
+    site.finish().await;
+}
+
+#[tokio::test]
+async fn a_network_that_was_cut_is_the_labs_fault() {
+    let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
+    let mut machine = site.boot(Role::Candidate, &[]).await.map_err(|e| e.fault).unwrap();
+    site.stand_in.set_link(false);
+    let closed = tokio::time::timeout(Duration::from_secs(60), machine.agent().closed()).await;
+    site.stand_in.set_link(true);
+    let seeming = Fault::harness(FaultKind::Channel, closed.expect("it is noticed"));
+    let fault = machine.blame(seeming.clone()).await;
+    assert_eq!(fault, seeming);
+    site.is_production();
+    drop(machine);
+    site.finish().await;
+}
+
+/// What Ctrl-C does: the boot is given up wherever it is, and the host goes back.
+#[tokio::test]
+async fn a_walk_that_is_interrupted_goes_back() {
+    let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
+    let armed = async {
+        while !site.events.borrow().iter().any(|event| matches!(event, Event::Arming { .. })) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    };
+    tokio::select! {
+        booted = site.boot(Role::Candidate, &[]) => panic!("{:?}", booted.err().map(|e| e.fault)),
+        () = armed => {}
+    }
+    site.finish().await;
 }
