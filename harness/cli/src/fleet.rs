@@ -1,24 +1,26 @@
 //! The machines of a run: guests, lab hosts, or both as one pool.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use kgate_kernel::Kernel;
 use kgate_machine::{BootError, BootRequest, ExactTemplate, Machine, Pool, Template};
-use kgate_model::inventory::{Inventory, LabHost};
+use kgate_model::inventory::LabHost;
 use kgate_model::outcome::{FaultKind, Role};
 use kgate_model::plan::{MachineShape, Plan};
 use kgate_runner::{Inputs, Placement};
-use kgate_scenario::{Glob, Places};
+use kgate_scenario::Glob;
 
+use crate::args::lab::LabFile;
 use crate::args::on_lab::OnLabArgs;
 use crate::context::Context;
 use crate::error::{CommandError, at};
 use crate::guests::Budget;
-use crate::library::{Source, read};
+use crate::lab::Lab;
+use crate::library::Source;
 use crate::run::Machines;
+use crate::text::line;
 
 /// What runs on which lab hosts, by the command line and the workload.
 pub(crate) fn placement(args: &OnLabArgs, inputs: &Inputs) -> Result<Placement, CommandError> {
@@ -30,13 +32,10 @@ pub(crate) fn placement(args: &OnLabArgs, inputs: &Inputs) -> Result<Placement, 
             None => Ok(Placement::default()),
         };
     };
-    let inventory = inventory(file)?;
+    let lab = lab(file)?;
     let wanted = inputs.workload.lab.clone().unwrap_or_default();
     let words = if args.hosts.is_empty() { &wanted.hosts } else { &args.hosts };
-    let hosts = inventory.select(words).map_err(|word| {
-        CommandError::usage(format!("no host of {} has the name or tag `{word}`", file.display()))
-            .hint(format!("its hosts: {}", names(&inventory)))
-    })?;
+    let hosts = lab.select(words)?;
     if hosts.is_empty() {
         return Err(CommandError::usage(format!("{} has no hosts", file.display())));
     }
@@ -74,22 +73,8 @@ pub(crate) fn note(plan: &Plan, inputs: &Inputs) -> Option<String> {
     })
 }
 
-fn names(inventory: &Inventory) -> String {
-    const SHOWN: usize = 12;
-    let all = &inventory.hosts;
-    let mut names: Vec<&str> = all.iter().take(SHOWN).map(|host| host.name.as_str()).collect();
-    if all.len() > SHOWN {
-        names.push("…");
-    }
-    names.join(", ")
-}
-
-fn inventory(file: &Path) -> Result<Inventory, CommandError> {
-    let text = read(file)?;
-    let absolute = std::path::absolute(file).map_err(at(file))?;
-    let directory = absolute.parent().unwrap_or(&absolute).to_owned();
-    let places = Places { directory, home: env::home_dir() };
-    Ok(kgate_scenario::inventory(file, &text, &places)?)
+fn lab(file: &Path) -> Result<Lab, CommandError> {
+    Lab::load(&LabFile { lab: Some(file.to_owned()) })
 }
 
 /// Machines as a plan asks for them.
@@ -110,10 +95,10 @@ impl Fleets {
             let error = CommandError::usage(format!("{} need an inventory", names.join(", ")));
             return Err(error.hint("name the inventory of the lab with --lab FILE or KGATE_LAB"));
         };
-        let inventory = inventory(&file)?;
+        let lab = lab(&file)?;
         let host = |name: &str| {
-            inventory.host(name).cloned().ok_or_else(|| {
-                let file = file.display();
+            lab.inventory.host(name).cloned().ok_or_else(|| {
+                let file = line(&file.display().to_string());
                 CommandError::usage(format!(
                     "{file} has no host `{name}`, which the run is planned for"
                 ))

@@ -287,7 +287,7 @@ fn given(subjects: &Subjects) -> Option<&'static str> {
     .find_map(|(name, given)| given.then_some(name))
 }
 
-fn announce(what: String) {
+pub(crate) fn announce(what: String) {
     anstream::eprintln!("  preparing {what}");
 }
 

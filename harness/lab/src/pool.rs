@@ -58,6 +58,8 @@ pub struct Lab {
     errand: Rc<Errand>,
     seats: BTreeMap<String, Rc<Seat>>,
     facts: RefCell<BTreeMap<String, String>>,
+    /// Hosts that were taken, and what each is in beside production.
+    used: RefCell<BTreeMap<String, Option<String>>>,
 }
 
 /// A host of the pool.
@@ -94,6 +96,7 @@ impl Lab {
             errand,
             seats: hosts.into_iter().map(seat).collect(),
             facts: RefCell::default(),
+            used: RefCell::default(),
         }
     }
 
@@ -172,7 +175,13 @@ impl Lab {
         let walk = Walk::open(&seat.host, &self.errand).await?;
         // From here on it is brought back when the run is over, whatever becomes of this.
         let walk = inner.walk.insert(walk);
-        walk.begin().await?;
+        self.used.borrow_mut().insert(seat.host.name.clone(), Some("taken for this run".into()));
+        let begun = walk.begin().await;
+        if begun.is_err() && !walk.left().anything() {
+            // It was never taken.
+            self.used.borrow_mut().remove(&seat.host.name);
+        }
+        begun?;
         let name = &seat.host.name;
         let mut facts = self.facts.borrow_mut();
         let host = &walk.facts;
@@ -237,23 +246,44 @@ impl Pool for Lab {
     }
 
     async fn finish(&self) -> Vec<String> {
-        let words = join_all(self.seats.values().map(|seat| give_back(seat))).await;
-        words.into_iter().flatten().collect()
+        let given = join_all(self.seats.values().map(|seat| give_back(seat))).await;
+        let mut words = Vec::new();
+        for given in given.into_iter().flatten() {
+            if let Some(used) = self.used.borrow_mut().get_mut(&given.host) {
+                *used = given.away;
+            }
+            words.extend(given.words);
+        }
+        words
+    }
+
+    fn hosts(&self) -> BTreeMap<String, Option<String>> {
+        self.used.borrow().clone()
     }
 }
 
-/// Brings a host back and gives it back; what a person has to know of it.
-async fn give_back(seat: &Seat) -> Vec<String> {
+/// How a host was given back.
+struct Given {
+    host: String,
+    /// Why it is not known to be on production.
+    away: Option<String>,
+    /// What a person has to know of it.
+    words: Vec<String>,
+}
+
+/// Brings a host back and gives it back.
+async fn give_back(seat: &Seat) -> Option<Given> {
     let mut inner = seat.inner.lock().await;
-    let Some(mut walk) = inner.walk.take() else { return Vec::new() };
+    let mut walk = inner.walk.take()?;
     let name = &seat.host.name;
     let settled = walk.settle(Resolve::UnlessHookFailed).await;
-    let (left, mut words) = (walk.left().clone(), Vec::new());
+    let (left, mut words, mut away) = (walk.left().clone(), Vec::new(), None);
     let recover = format!("`kgate lab recover {name}`");
     match settled {
         Err(error) => {
             let state = left.describe();
             words.push(format!("{name} is left {state}: {error}; {recover} brings it back"));
+            away = left.away.then(|| error.to_string());
         }
         Ok(()) if left.anything() => {
             let hook = left.failed_hook.unwrap_or_default();
@@ -265,5 +295,5 @@ async fn give_back(seat: &Seat) -> Vec<String> {
         Ok(()) => {}
     }
     words.extend(walk.unwritten().map(|why| format!("{name}: {why}")));
-    words
+    Some(Given { host: name.clone(), away, words })
 }

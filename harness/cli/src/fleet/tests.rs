@@ -175,7 +175,7 @@ async fn the_command_line_replaces_what_the_workload_says() {
     ");
     insta::assert_snapshot!(refused(&["--lab", &lab, "--hosts", "edge,esat"]).await, @"
     no host of lab.yaml has the name or tag `esat`
-      hint: its hosts: east, west, spare
+      hint: `kgate lab list` shows the hosts and their tags
     ");
     insta::assert_snapshot!(refused(&["--lab", &lab, "--lab-scenarios", "performance/*"]).await, @"
     no scenario of the workload `mixed` that a lab host can run matches `performance/*`
