@@ -328,30 +328,32 @@ impl<B: Bmc> Watched<B> {
         limit: Duration,
     ) -> Result<(), PowerError> {
         let (by, mut pauses) = (Deadline::within(limit), Pauses::new());
-        let mut seen = 0;
-        let mut last = Ok(PowerState::Unknown);
-        loop {
+        let (mut seen, mut ever) = (0, false);
+        let mut last = None;
+        let told = loop {
             match by.hold(self.bmc.state(by)).await {
                 // Without a state there is nothing to wait for.
                 Err(PowerError::Unsupported(_)) => return Ok(()),
                 Err(error) if error.is_misconfiguration() => return Err(error),
                 // The last full answer says more than that time ran out on the next one.
-                Err(PowerError::TimedOut(_)) if last.is_ok() && by.left().is_zero() => {}
-                told => last = told,
+                late @ Err(PowerError::TimedOut(_)) => break last.unwrap_or(late)?,
+                told => {
+                    seen = if told == Ok(wanted) { seen + 1 } else { 0 };
+                    ever |= seen > 0;
+                    if seen == 2 {
+                        return Ok(());
+                    }
+                    if !by.pause(&mut pauses).await {
+                        break told?;
+                    }
+                    last = Some(told);
+                }
             }
-            seen = if last == Ok(wanted) { seen + 1 } else { 0 };
-            if seen == 2 {
-                return Ok(());
-            }
-            if !by.pause(&mut pauses).await {
-                break;
-            }
-        }
-        let told = last?;
+        };
         if action == Action::SoftOff {
             return Err(PowerError::StillOn(limit));
         }
-        let told = if told == wanted { PowerState::Unknown } else { told };
+        let told = if ever { PowerState::Unknown } else { told };
         Err(PowerError::Lied { action: action.word().to_owned(), told, after: limit })
     }
 }

@@ -19,10 +19,10 @@ use serde_json::json;
 use tokio::task::LocalSet;
 
 /// The limit of a call.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(8);
 
 /// Rows at a time: those that hang take no processor, the others all there is.
-const AT_ONCE: usize = 24;
+const AT_ONCE: usize = 32;
 
 struct Known;
 
