@@ -27,10 +27,10 @@ const SHUTDOWN: Duration = Duration::from_secs(20);
 /// # Errors
 /// It can't begin to watch; afterwards it never returns.
 pub fn guard(limit: Duration, root: Option<&Path>) -> io::Result<std::convert::Infallible> {
-    // Both are where they are now, whatever is mounted where later.
+    // What can't be had of these makes it less robust, not useless. Both files are where they are now,
+    // whatever is mounted where later.
     let mut log = OpenOptions::new().write(true).open("/dev/kmsg").ok();
-    let mut sysrq = OpenOptions::new().write(true).open("/proc/sysrq-trigger")?;
-    // What can't be had of these makes it less robust, not useless.
+    let mut sysrq = OpenOptions::new().write(true).open("/proc/sysrq-trigger").ok();
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let _ = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE);
     if let Some(root) = root {
@@ -56,7 +56,9 @@ pub fn guard(limit: Duration, root: Option<&Path>) -> io::Result<std::convert::I
     });
     say(&mut log, "the reboot hangs: resetting");
     loop {
-        let _ = sysrq.write_all(b"b");
+        if let Some(sysrq) = &mut sysrq {
+            let _ = sysrq.write_all(b"b");
+        }
         std::thread::sleep(TICK);
     }
 }

@@ -196,13 +196,13 @@ impl<'a> Selector<'a> {
         facts: &HostFacts,
         power: Option<&dyn Power>,
     ) -> Result<Option<String>, SelectError> {
-        if network_once(power).await? {
-            return Ok(Some("a boot from the network".into()));
-        }
         match &self.host.boot.method {
             BootMethod::Grub { .. } => grub::armed(ssh, facts).await,
             BootMethod::Kexec => kexec::armed(ssh).await,
-            BootMethod::Pxe { .. } => Ok(None),
+            BootMethod::Pxe { .. } => {
+                let once = network_once(power).await?;
+                Ok(once.then(|| "a boot from the network".into()))
+            }
         }
     }
 
@@ -325,7 +325,7 @@ trap '' HUP TERM PIPE
 }} || {{ disarm; say 'it could not be armed'; exit 1; }}
 sync
 say armed
-sleep 1
+sleep 2
 {reboot}
 sleep {shutdown}
 disarm

@@ -215,7 +215,7 @@ fn root(sections: &Sections<'_>) -> Root {
         if WITHOUT_DEVICE.contains(&fs) || device.is_empty() || block.is_empty() {
             return Some(format!(
                 "{} without a disk of its own",
-                if fs.is_empty() { "it" } else { fs }
+                if fs.is_empty() { "something" } else { fs }
             ));
         }
         if !first(sections, "root-usr").is_empty() {

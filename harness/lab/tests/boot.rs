@@ -182,8 +182,8 @@ async fn boots_only_what_is_safe() {
     };
     let g = "/boot/grub";
     let set = |env: &str| format!("grub-editenv {g}/grubenv {env}; sync");
-    let sed = |script: &str| format!("cp {g}/grub.cfg /tmp/cfg; sed -i '{script}' {g}/grub.cfg");
-    let restore = format!("cp /tmp/cfg {g}/grub.cfg");
+    let sed = |script: &str| format!("cp {g}/grub.cfg /root/cfg; sed -i '{script}' {g}/grub.cfg");
+    let restore = format!("cp /root/cfg {g}/grub.cfg");
     let saved = set("set saved_entry=production");
     let refusals = [
         with(&set("set next_entry=mine"), &set("unset next_entry")).await,
@@ -242,4 +242,22 @@ async fn boots_only_what_is_safe() {
         assert!(begun.elapsed() < BOOTS, "it stays armed");
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
+
+    // Should GRUB fail to clear it all the same, or to load our entry, production is booted.
+    let ssh = lab.ssh().await;
+    let armed = set("set next_entry=kgate-candidate");
+    let change = format!("sed -i '/save_env next_entry/d' {g}/grub.cfg; {armed}");
+    ssh.ask("a change", &change, ANSWER).await.unwrap();
+    drop(ssh);
+    lab.stand_in.power("reset");
+    let (ssh, identity) = lab.until_rebooted(&facts.identity).await;
+    assert_eq!(identity.release, production.release, "{}", lab.console());
+    assert!(lab.console().contains("kgate: next_entry could not be cleared: booting production"));
+    let change = format!("{restore}; rm {g}/kgate/candidate-initrd; {armed}");
+    ssh.ask("a change", &change, ANSWER).await.unwrap();
+    drop(ssh);
+    lab.stand_in.power("reset");
+    let (_, again) = lab.until_rebooted(&identity).await;
+    assert_eq!(again.release, production.release, "{}", lab.console());
+    assert!(lab.stand_in.would_boot().is_production());
 }
