@@ -43,6 +43,7 @@ fn curl(host: &StandIn, path: &str, more: &[&str]) -> (bool, String) {
 }
 
 /// Says how long something took, for `--no-capture`.
+#[expect(clippy::print_stdout, reason = "a figure for whoever asks for it")]
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let done = work();

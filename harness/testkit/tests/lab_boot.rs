@@ -9,6 +9,7 @@ use kgate_testkit::lab::{Boot, Booted, GrubFault, Setup, StandIn};
 const BOOT: Duration = Duration::from_secs(120);
 
 /// Says how long something took, for `--no-capture`.
+#[expect(clippy::print_stdout, reason = "a figure for whoever asks for it")]
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let done = work();
@@ -151,5 +152,17 @@ mod long {
         let now = timed("ignored", || host.until_rebooted(&production, BOOT));
         assert_eq!(now.release, production.release);
         assert_eq!(host.would_boot().once.as_deref(), Some("candidate"));
+    }
+
+    #[test]
+    fn a_candidate_that_panics_is_kept_by_kdump() {
+        let Some((host, production)) = host("lab.fault=late-panic crashkernel=128M") else {
+            return;
+        };
+        boot_candidate(&host);
+        heard(&host, 0, "bytes of a crash");
+        back(&host, "panic, kdump and back", &production);
+        let log = host.ssh("cat /var/crash/*/dmesg.*");
+        assert!(log.contains("Kernel panic - not syncing: sysrq triggered crash"), "{log}");
     }
 }

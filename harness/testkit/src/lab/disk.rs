@@ -66,7 +66,7 @@ const DIRS: &[&str] = &[
 /// Directories that Debian has merged into `/usr`.
 const MERGED: &[&str] = &["bin", "lib", "lib64", "sbin"];
 /// Programs of this machine that the host has, with the libraries that they need.
-const PROGRAMS: &[&str] = &["dropbear", "grub-editenv", "kexec", "chrt", "flock"];
+const PROGRAMS: &[&str] = &["dropbear", "grub-editenv", "kexec", "vmcore-dmesg", "chrt", "flock"];
 /// What production has as modules; those that a kernel has built in or not at all are left out.
 const MODULES: &[&str] = &[
     "virtio_pci",
