@@ -12,7 +12,7 @@ use std::time::Duration;
 use flate2::{Compression, GzBuilder};
 use kgate_image::Busybox;
 use kgate_kernel::{Kernel, ModuleFile, Status};
-use kgate_model::inventory::{BootMethod, LabHost, Modules};
+use kgate_model::inventory::{Boot, BootMethod, LabHost, Modules};
 use kgate_model::outcome::Role;
 use kgate_model::wire::Identity;
 use sha2::{Digest, Sha256};
@@ -32,7 +32,8 @@ const SPARE: u64 = 16 << 20;
 /// The modules' lists that don't come from the modules themselves.
 const LISTS: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules.order"];
 /// Words of production's command line that are about its own boot, or hide what a kernel says.
-const NOT_OURS: &[&str] = &["BOOT_IMAGE=", "initrd=", "root=", BOOT, "quiet", "splash", "rhgb"];
+const NOT_OURS: &[&str] =
+    &["BOOT_IMAGE=", "initrd=", "rdinit=", "root=", BOOT, "quiet", "splash", "rhgb"];
 
 /// What is to be put on a host.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +106,7 @@ pub async fn stage(
     let Staging { role, kernel, busybox, agent, ops, .. } = staging;
     fits(facts, host, kernel)?;
     let dir = host.boot.directory.join(role.as_str());
-    let command_line = command_line(facts, host, staging)?;
+    let command_line = command_line(facts, &host.boot, staging.kernel_args)?;
     let refused = |e: &dyn std::fmt::Display| SelectError::Refused(e.to_string());
     let image = std::fs::read(&kernel.image).map_err(|e| {
         SelectError::Controller(format!("can't read {}: {e}", kernel.image.display()))
@@ -292,23 +293,25 @@ fn wanted(
 /// inventory's, then the run's.
 fn command_line(
     facts: &HostFacts,
-    host: &LabHost,
-    staging: &Staging<'_>,
+    boot: &Boot,
+    kernel_args: &[String],
 ) -> Result<String, SelectError> {
     let production = &facts.identity.command_line;
     let told = production.split_whitespace().find(|word| word.starts_with("root="));
-    let root = match (&host.boot.root, &facts.root.uuid, told) {
+    let root = match (&boot.root, &facts.root.uuid, told) {
         (Some(root), ..) => format!("root={root}"),
         (None, Some(uuid), _) => format!("root=UUID={uuid}"),
         (None, None, Some(told)) => told.to_owned(),
         (None, None, None) => format!("root={}", facts.root.device),
     };
+    // What follows two dashes is for production's init.
     let kept = production
         .split_whitespace()
+        .take_while(|word| *word != "--")
         .filter(|word| !NOT_OURS.iter().any(|own| word.starts_with(own)));
     let mut words: Vec<&str> = std::iter::once(root.as_str()).chain(kept).collect();
-    words.extend(host.boot.command_line.iter().map(String::as_str));
-    words.extend(staging.kernel_args.iter().map(String::as_str));
+    words.extend(boot.command_line.iter().map(String::as_str));
+    words.extend(kernel_args.iter().map(String::as_str));
     let panic = format!("panic={PANIC}");
     // Waiting for ever after a panic would take a power cycle.
     if !words.iter().any(|word| word.strip_prefix("panic=").is_some_and(|s| s != "0")) {
@@ -396,5 +399,45 @@ impl Tree {
         tar.into_inner()?.finish()?.flush()?;
         file.rewind()?;
         Ok((file, size))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_productions_then_the_inventorys_then_the_runs() {
+        let line = |production: &str, uuid: Option<&str>, root: Option<&str>, args: &[&str]| {
+            let mut facts = HostFacts::default();
+            facts.identity.command_line = production.into();
+            facts.root.uuid = uuid.map(str::to_owned);
+            facts.root.device = "/dev/vda1".into();
+            let boot = Boot {
+                method: BootMethod::Kexec,
+                directory: "/var/lib/kgate".into(),
+                command_line: vec!["console=ttyS1".into()],
+                root: root.map(str::to_owned),
+                initrd_modules: Vec::new(),
+                modules: Modules::Needed,
+                guard: Duration::ZERO,
+            };
+            let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            command_line(&facts, &boot, &args).map_err(|e| e.to_string())
+        };
+        let grub = "BOOT_IMAGE=/vmlinuz root=/dev/sda2 ro quiet rootflags=subvol=@ panic=0 rdinit=/x -- single";
+        assert_eq!(
+            line(grub, Some("u1"), None, &["slub_debug=FZPU"]).unwrap(),
+            "root=UUID=u1 ro rootflags=subvol=@ panic=0 console=ttyS1 slub_debug=FZPU panic=10"
+        );
+        assert_eq!(
+            line("ro", None, None, &[]).unwrap(),
+            "root=/dev/vda1 ro console=ttyS1 panic=10"
+        );
+        let told = line("root=LABEL=x panic=-1", None, None, &[]).unwrap();
+        assert_eq!(told, "root=LABEL=x panic=-1 console=ttyS1");
+        let own = line("root=LABEL=x panic=5", Some("u"), Some("/dev/x"), &[]).unwrap();
+        assert_eq!(own, "root=/dev/x panic=5 console=ttyS1");
+        assert!(line(&"x ".repeat(2000), None, None, &[]).is_err());
     }
 }
