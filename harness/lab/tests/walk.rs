@@ -131,6 +131,20 @@ fn errand(dir: &TempDir, events: &Rc<RefCell<Vec<Event>>>) -> Errand {
     }
 }
 
+/// Checks that `docs/lab-faults.md` tells of a fault what came of it.
+fn documented(what: &str, fault: &Fault) {
+    let (whose, code) = match fault.blame {
+        Blame::Kernel => ("the kernel's fault", 1),
+        _ => ("infrastructure", 4),
+    };
+    let text = fault.to_string();
+    let said = text.split("; the console").next().unwrap_or_default();
+    let row =
+        format!("| {what} | {whose}, and the host is back on production: `{said}` | {code} |");
+    let page = include_str!("../../../docs/lab-faults.md");
+    assert!(page.contains(&row), "docs/lab-faults.md lacks:\n{row}");
+}
+
 fn of(power: Power, console: Console, boot: Boot) -> Setup {
     Setup { power, console, boot, ..Setup::default() }
 }
@@ -182,6 +196,7 @@ async fn a_candidate_that_panics_is_to_blame() {
     let error = site.fails(&["lab.fault=panic"]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
     assert!(error.fault.message.contains("sysrq triggered crash"), "{}", error.fault);
+    documented("the kernel panics while it boots", &error.fault);
 }
 
 #[tokio::test]
@@ -191,6 +206,7 @@ async fn a_candidate_without_an_init_is_to_blame() {
     };
     let error = site.fails(&["init=/nonexistent"]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+    documented("it finds no init", &error.fault);
 }
 
 #[tokio::test]
@@ -205,6 +221,7 @@ async fn a_candidate_that_hangs_is_to_blame() {
     // What the NMI made it say tells where it was, and is not held against it.
     assert!(String::from_utf8_lossy(&error.diagnosis.unwrap()).contains("NMI"));
     assert!(error.findings.is_empty(), "{:?}", error.findings);
+    documented("it hangs without a word", &error.fault);
 }
 
 #[tokio::test]
@@ -214,6 +231,7 @@ async fn a_candidate_without_a_network_is_to_blame() {
     let error = site.fails(&["lab.fault=nonet"]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
     assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
+    documented("it comes up without a network", &error.fault);
 }
 
 #[tokio::test]
@@ -222,13 +240,14 @@ async fn a_loader_that_boots_another_kernel_is_the_labs_fault() {
     site.stand_in.grub_fault(GrubFault::IgnoresOnce);
     let error = site.fails(&[]).await;
     assert_eq!((error.fault.blame, error.fault.kind), (Blame::Harness, FaultKind::Identity));
+    documented("the boot loader boots another kernel", &error.fault);
 }
 
 #[tokio::test]
 async fn a_kernel_that_panics_later_is_to_blame_when_the_host_is_back() {
     let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
-    let mut machine =
-        site.boot(Role::Candidate, &["lab.fault=late-panic"]).await.map_err(|e| e.fault).unwrap();
+    let mut machine = site.boot(Role::Candidate, &[]).await.map_err(|e| e.fault).unwrap();
+    site.stand_in.ssh("(sleep 1; echo c >/proc/sysrq-trigger) </dev/null >/dev/null 2>&1 &");
     let mut end = machine.end();
     let ended = tokio::time::timeout(Duration::from_secs(60), end.wait_for(Option::is_some)).await;
     assert_eq!(*ended.expect("in time").unwrap(), Some(End::Panicked));
@@ -236,6 +255,7 @@ async fn a_kernel_that_panics_later_is_to_blame_when_the_host_is_back() {
     let fault = End::Panicked.fault(machine.console().cause().as_ref());
     let fault = machine.blame(fault).await;
     assert_eq!((fault.blame, fault.kind), (Blame::Kernel, FaultKind::Panic), "{fault}");
+    documented("it panics while a scenario runs", &fault);
     site.is_production();
     drop(machine);
     site.finish().await;
@@ -251,6 +271,8 @@ async fn a_network_that_was_cut_is_the_labs_fault() {
     let seeming = Fault::harness(FaultKind::Channel, closed.expect("it is noticed"));
     let fault = machine.blame(seeming.clone()).await;
     assert_eq!(fault, seeming);
+    let fault = Fault { message: "the SSH connection broke".into(), ..fault };
+    documented("the network is cut while a scenario runs, and comes back", &fault);
     site.is_production();
     drop(machine);
     site.finish().await;
