@@ -322,19 +322,32 @@ impl StandIn {
         }
     }
 
-    /// What GRUB would start next, read from the disk as GRUB does.
+    /// What GRUB would start next, read from the disk as GRUB does. What a kernel has yet to write, such as an
+    /// entry that was armed without `sync`, is not there.
     ///
     /// # Panics
     /// When the disk can't be read.
     #[must_use]
     pub fn would_boot(&self) -> Next {
-        let text = self.read("/boot/grub/grubenv").expect("GRUB's environment");
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let value = |key: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
-            Some(value.to_owned()).filter(|value| !value.is_empty())
+        let text = |path: &str| {
+            let bytes = self.read(path).unwrap_or_else(|| panic!("{}: no {path}", self.name()));
+            String::from_utf8_lossy(&bytes).into_owned()
         };
-        Next { once: value("next_entry"), default: value("saved_entry") }
+        let (config, environment) = (text("/boot/grub/grub.cfg"), text("/boot/grub/grubenv"));
+        let value = |key: &str| {
+            let value =
+                environment.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            value.filter(|value| !value.is_empty()).map(str::to_owned)
+        };
+        let default = config
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("set default=\"")?.strip_suffix('"'))
+            .next_back();
+        let default = match default {
+            Some("${saved_entry}") => value("saved_entry"),
+            other => other.map(str::to_owned),
+        };
+        Next { once: value("next_entry"), default }
     }
 
     /// A file of its disk, as it is there now: what a kernel has yet to write is not in it.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kgate_scenario::Places;
-use kgate_testkit::lab::{Boot, Console, Power, Setup, StandIn, inventory};
+use kgate_testkit::lab::{Boot, ChassisFault, Console, Power, Setup, StandIn, inventory};
 
 /// A machine that does other work besides is slow.
 const BOOT: Duration = Duration::from_secs(120);
@@ -144,9 +144,29 @@ fn redfish_resets_and_boots_once_from_the_network() {
         assert!(Instant::now() < end, "it doesn't switch off");
         std::thread::sleep(Duration::from_millis(100));
     }
+    host.redfish_fault(&serde_json::json!({ "hang": 5 }));
+    assert!(!curl(&host, &path, &["-m", "1"]).0);
+    host.redfish_fault(&serde_json::json!({}));
+    host.stop_bmc(true);
+    assert!(!curl(&host, &path, &["-m", "1"]).0);
+    host.stop_bmc(false);
     let login = r#"{"UserName":"admin","Password":"labpw"}"#;
     let said = post("/redfish/v1/SessionService/Sessions", login);
     assert!(said.ends_with("201"), "{said}");
+    let url = host.redfish_url() + &path;
+    let headers = ["-s", "-k", "-D", "-", "-o", "/dev/null", "-H", json, "-d", login];
+    let sessions = host.redfish_url() + "/redfish/v1/SessionService/Sessions";
+    let said = client("curl", &[&headers[..], &[&sessions]].concat()).1;
+    let token = said.lines().find_map(|line| line.strip_prefix("X-Auth-Token: ")).expect("a token");
+    let token = format!("X-Auth-Token: {}", token.trim());
+    let by_token = || client("curl", &["-s", "-k", "-w", "\n%{http_code}", "-H", &token, &url]).1;
+    assert!(by_token().ends_with("200"), "{}", by_token());
+    host.redfish_fault(&serde_json::json!({ "forget": 1 }));
+    assert!(by_token().ends_with("401"), "{}", by_token());
+    host.chassis_fault(Some(ChassisFault::SaysOn));
+    assert!(curl(&host, &path, &[]).1.contains(r#""PowerState": "On""#));
+    host.chassis_fault(None);
+    assert!(curl(&host, &path, &[]).1.contains(r#""PowerState": "Off""#));
     host.restart_bmc(true);
     let (ok, said) = curl(&host, &path, &[]);
     assert!(!ok && said.contains("certificate"), "{said}");

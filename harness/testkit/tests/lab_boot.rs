@@ -149,9 +149,32 @@ mod long {
         let Some((host, production)) = host("") else { return };
         host.grub_fault(GrubFault::IgnoresOnce);
         host.ssh("grub-reboot candidate && sync; reboot");
-        let now = timed("ignored", || host.until_rebooted(&production, BOOT));
-        assert_eq!(now.release, production.release);
+        let ignored = timed("ignored", || host.until_rebooted(&production, BOOT));
+        assert_eq!(ignored.release, production.release);
         assert_eq!(host.would_boot().once.as_deref(), Some("candidate"));
+
+        host.grub_fault(GrubFault::NeverClears);
+        host.ssh("reboot");
+        let armed = timed("never cleared", || host.until_rebooted(&ignored, BOOT));
+        assert_ne!(armed.release, production.release);
+        assert_eq!(host.would_boot().once.as_deref(), Some("candidate"));
+
+        host.ssh("grub-editenv /boot/grub/grubenv unset next_entry; sync");
+        assert!(host.would_boot().is_production());
+        host.grub_fault(GrubFault::DefaultsToCustom);
+        assert!(!host.would_boot().is_production());
+    }
+
+    #[test]
+    fn an_ssh_server_ends_after_it_was_up() {
+        let Some((host, production)) = host("lab.fault=exit-ssh") else { return };
+        let from = host.console_log().len();
+        boot_candidate(&host);
+        heard(&host, from, "lab: ready");
+        std::thread::sleep(Duration::from_secs(15));
+        assert!(host.try_ssh("true", Duration::from_secs(5)).is_none());
+        host.power("reset");
+        back(&host, "reset and back", &production);
     }
 
     #[test]

@@ -106,8 +106,11 @@ fn make(kernel: &Kernel, dir: &Path) -> Result<(), Problem> {
     disk::run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", &path])?;
     let image = dir.join("disk.img");
     disk::make(kernel, &key, work.path(), &image)?;
+    let root = work.path().join("root");
+    fs::copy(root.join("boot/grub/grub.cfg"), dir.join("grub.cfg"))
+        .map_err(|e| Problem::broken("grub.cfg", e))?;
     for name in ["host_key", "other_host_key"] {
-        let public = disk::public_key(&work.path().join("root"), name)?;
+        let public = disk::public_key(&root, name)?;
         disk::write(&dir.join(name), 0o644, public.as_bytes())?;
     }
     for name in ["bmc", "other-bmc"] {

@@ -112,13 +112,12 @@ impl StandIn {
         Err(Problem::broken(to, String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// Makes its GRUB do something wrong from now on; its production has to be up.
+    /// Makes its GRUB do this wrong from now on, and nothing else; the host has to be up.
     ///
     /// # Panics
     /// When it can't be done.
     pub fn grub_fault(&self, fault: GrubFault) {
-        let text = String::from_utf8(self.read("/boot/grub/grub.cfg").expect("a grub.cfg"));
-        let text = text.expect("text");
+        let text = fs::read_to_string(self.made.dir.join("grub.cfg")).expect("a grub.cfg");
         let clear = "   save_env next_entry\n";
         let once = "if [ \"${next_entry}\" ] ; then";
         assert!(text.contains(once) && text.contains(clear), "{text}");
