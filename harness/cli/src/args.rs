@@ -88,6 +88,17 @@ pub(crate) struct Global {
         help_heading = COMMON
     )]
     pub(crate) template_limit: Option<u64>,
+    /// Directory for the locks and journals of lab hosts; ~/.local/state/kgate/lab by default. All who
+    /// use a lab from this machine name the same.
+    #[arg(
+        long,
+        global = true,
+        env = "KGATE_LAB_STATE",
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        help_heading = COMMON
+    )]
+    pub(crate) lab_state: Option<PathBuf>,
     /// The day that ages, deadlines and waivers are reckoned to; today by default.
     #[arg(long, global = true, value_name = "DATE", help_heading = COMMON)]
     pub(crate) today: Option<jiff::civil::Date>,

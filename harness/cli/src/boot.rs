@@ -1,6 +1,6 @@
 //! `kgate boot`: one kernel, a command, a shell or a scenario.
 
-mod scenario;
+pub(crate) mod scenario;
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Read, Write};
@@ -98,8 +98,9 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
         machine.stop().await;
         return Err(CommandError::infrastructure(fault.to_string()));
     }
+    let argv = (!interactive).then_some(args.argv.as_slice());
     let result = tokio::select! {
-        result = drive(machine.as_ref(), &args, interactive) => result,
+        result = drive(machine.as_ref(), argv, args.timeout) => result,
         _ = signals.wait_for(|&asked| asked) => Err(interrupted()),
     };
     let console = machine.console().clone();
@@ -144,18 +145,20 @@ fn kernel(context: &Context, args: &BootArgs) -> Result<Kernel, CommandError> {
     }
 }
 
-fn interrupted() -> CommandError {
+pub(crate) fn interrupted() -> CommandError {
     CommandError::interrupted("interrupted")
 }
 
-/// Runs the command on the machine and passes bytes through until it ends.
-async fn drive(
+/// Runs the command on the machine, a shell on this terminal without one, and passes bytes through until
+/// it ends. `timeout` is in seconds.
+pub(crate) async fn drive(
     machine: &dyn Machine,
-    args: &BootArgs,
-    interactive: bool,
+    argv: Option<&[String]>,
+    timeout: Option<u64>,
 ) -> Result<ExitCode, CommandError> {
+    let interactive = argv.is_none();
     let terminal = interactive.then(RawTerminal::new).transpose()?;
-    let argv = if interactive { vec!["/bin/sh".into(), "-l".into()] } else { args.argv.clone() };
+    let argv = argv.map_or_else(|| vec!["/bin/sh".into(), "-l".into()], <[String]>::to_vec);
     let environment = [
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
         ("HOME", "/root"),
@@ -172,7 +175,7 @@ async fn drive(
             }
             None => Stdin::Pipe,
         },
-        timeout_ms: args.timeout.map(|seconds| seconds * 1000),
+        timeout_ms: timeout.map(|seconds| seconds * 1000),
         output_limit: NO_LIMIT,
         limits: Limits::default(),
         background: false,

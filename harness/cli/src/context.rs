@@ -34,6 +34,7 @@ pub(crate) struct Context {
     in_use: OnceLock<Option<fs::File>>,
     template_dir: PathBuf,
     template_limit: Option<u64>,
+    lab_state: Option<PathBuf>,
     today: Option<Date>,
     pub(crate) qemu: PathBuf,
     /// Colours on standard output.
@@ -63,6 +64,7 @@ impl Context {
             in_use: OnceLock::new(),
             template_dir,
             template_limit: global.template_limit,
+            lab_state: global.lab_state.or_else(default_lab_state),
             today: global.today,
             qemu: global.qemu,
             colour,
@@ -100,6 +102,16 @@ impl Context {
                 "there is no place for a cache: neither XDG_CACHE_HOME nor HOME is set",
             )
             .hint("name one with --cache DIR or KGATE_CACHE")
+        })
+    }
+
+    /// Where locks and journals of lab hosts are.
+    pub(crate) fn lab_state(&self) -> Result<&Path, CommandError> {
+        self.lab_state.as_deref().ok_or_else(|| {
+            CommandError::usage(
+                "there is no place for the state of lab hosts: neither XDG_STATE_HOME nor HOME is set",
+            )
+            .hint("name one with --lab-state DIR or KGATE_LAB_STATE")
         })
     }
 
@@ -146,6 +158,11 @@ impl From<AccelArg> for AccelChoice {
             AccelArg::Tcg => Self::Only(Accel::Tcg),
         }
     }
+}
+
+fn default_lab_state() -> Option<PathBuf> {
+    let state = env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    Some(state.or_else(|| Some(home()?.join(".local/state")))?.join("kgate/lab"))
 }
 
 /// The user's home directory.

@@ -1,40 +1,54 @@
 //! `kgate lab`: the lab hosts of an inventory.
 
+mod boot;
 mod check;
 mod console;
 mod list;
 mod power;
+mod recover;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use kgate_kernel::Kernel;
 use kgate_lab::console::ConsoleError;
+use kgate_lab::journal::Event;
+use kgate_lab::pool::LabConfig;
 use kgate_lab::power::PowerError;
+use kgate_lab::reservation::ReservationError;
 use kgate_lab::secret::{LocalSecrets, Secrets};
 use kgate_lab::ssh::SshError;
+use kgate_lab::walk::{Errand, WalkError};
 use kgate_model::inventory::{Inventory, LabHost};
+use kgate_model::outcome::Role;
 use kgate_scenario::Places;
 
 use crate::args::lab::{LabCommand, LabFile};
-use crate::context::home;
+use crate::context::{Context, PROGRAMS, home};
 use crate::error::{CommandError, at};
-use crate::library::read;
+use crate::guests::BASE;
+use crate::library::{Source, read};
+use crate::run::announce;
 use crate::text::line;
 
 /// The inventory that is there when none is named.
 const DEFAULT: &str = "lab.yaml";
 
 /// Runs the command.
-pub(crate) fn lab(command: LabCommand) -> Result<ExitCode, CommandError> {
+pub(crate) fn lab(context: &Context, command: LabCommand) -> Result<ExitCode, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {
         match command {
-            LabCommand::List(args) => list::list(&args),
-            LabCommand::Check(args) => check::check(&args).await,
+            LabCommand::List(args) => list::list(context, &args),
+            LabCommand::Check(args) => check::check(context, &args).await,
             LabCommand::Console(args) => console::console(&args).await,
-            LabCommand::Power(args) => power::power(&args).await,
+            LabCommand::Boot(args) => boot::boot(context, &args).await,
+            LabCommand::Recover(args) => recover::recover(context, &args).await,
+            LabCommand::Power(args) => power::power(context, &args).await,
         }
     });
     // A thread may still wait for our standard input.
@@ -42,7 +56,7 @@ pub(crate) fn lab(command: LabCommand) -> Result<ExitCode, CommandError> {
     code
 }
 
-/// An inventory, and where kgate writes down what it does to its hosts.
+/// An inventory.
 #[derive(Debug)]
 pub(crate) struct Lab {
     pub(crate) inventory: Inventory,
@@ -106,6 +120,82 @@ pub(crate) fn secrets() -> Rc<dyn Secrets> {
     Rc::new(LocalSecrets::new(|name| env::var(name).ok()))
 }
 
+/// The user, for whoever finds a host reserved.
+fn user() -> String {
+    let name = ["USER", "LOGNAME"].into_iter().find_map(|name| env::var(name).ok());
+    let name = name.filter(|name| !name.is_empty());
+    name.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()))
+}
+
+/// What walks with lab hosts have in common. `told` hears of everything that happens to a host, and what
+/// is heard and found is written below `evidence`.
+pub(crate) fn errand(
+    context: &Context,
+    run: &str,
+    evidence: PathBuf,
+    told: Box<dyn Fn(&str, &Event)>,
+) -> Result<Rc<Errand>, CommandError> {
+    let (state, run) = (context.lab_state()?.to_owned(), run.to_owned());
+    Ok(Rc::new(Errand { state, evidence, run, user: user(), secrets: secrets(), told }))
+}
+
+/// Finds images, builds those that are not in the cache yet, and makes a pool of lab hosts.
+pub(crate) fn pool<'a>(
+    context: &Context,
+    library: &Source,
+    kernels: BTreeMap<Role, Kernel>,
+    hosts: Vec<LabHost>,
+    images: impl IntoIterator<Item = &'a str>,
+    errand: Rc<Errand>,
+) -> Result<kgate_lab::pool::Lab, CommandError> {
+    let builder = context.images()?;
+    let mut built = BTreeMap::new();
+    for name in images.into_iter().filter(|name| *name != BASE) {
+        let recipe = library.recipe(name)?;
+        announce(format!("image {name}"));
+        built.insert(name.to_owned(), builder.build(&recipe)?.path);
+    }
+    Ok(kgate_lab::pool::Lab::new(LabConfig {
+        hosts,
+        kernels,
+        busybox: Arc::new(builder.base_userland()?),
+        images: built,
+        agent: PROGRAMS.agent,
+        ops: PROGRAMS.ops,
+        errand,
+    }))
+}
+
+/// Prints what happens to a host.
+pub(crate) fn tell(host: &str, event: &Event) {
+    if let Some(words) = words(event) {
+        anstream::eprintln!("kgate: {host}: {}", line(&words));
+    }
+}
+
+/// What happens, for a person; nothing where the next event says more.
+fn words(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::Reserving { .. } => "reserving it".into(),
+        Event::Draining => "draining it".into(),
+        Event::TakingOut => "taking it out of production".into(),
+        Event::Production { release, .. } => format!("production is {release}"),
+        Event::Staging { release, .. } => format!("putting {release} there"),
+        Event::Arming { role, .. } => format!("booting the {role} once"),
+        Event::On { role, .. } => format!("the {role} is up"),
+        Event::Returning { by } => format!("back to production by {}", by.label()),
+        Event::Returned { .. } => "back on production".into(),
+        Event::HookFailed { hook, how } => format!("the hook `{hook}` failed: {how}"),
+        Event::Undraining => "putting it back into production".into(),
+        Event::GaveUp { why } => format!("given up: {why}"),
+        Event::Unstaging
+        | Event::Unstaged
+        | Event::Undrained
+        | Event::Releasing
+        | Event::Released => return None,
+    })
+}
+
 impl From<SshError> for CommandError {
     fn from(error: SshError) -> Self {
         let message = line(&error.to_string());
@@ -127,6 +217,32 @@ impl From<PowerError> for CommandError {
     fn from(error: PowerError) -> Self {
         let message = line(&error.to_string());
         if error.is_misconfiguration() {
+            Self::usage(message)
+        } else {
+            Self::infrastructure(message)
+        }
+    }
+}
+
+impl From<ReservationError> for CommandError {
+    fn from(error: ReservationError) -> Self {
+        let message = line(&error.to_string());
+        match error {
+            ReservationError::Held { .. } => Self::held(message),
+            ReservationError::Ssh { source, .. } if source.is_configuration() => {
+                Self::usage(message)
+            }
+            _ => Self::infrastructure(message),
+        }
+    }
+}
+
+impl From<WalkError> for CommandError {
+    fn from(error: WalkError) -> Self {
+        let message = line(&error.to_string());
+        if error.is_held() {
+            Self::held(message)
+        } else if error.is_configuration() {
             Self::usage(message)
         } else {
             Self::infrastructure(message)

@@ -65,7 +65,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode, CommandErro
         Command::Scenario(command) => scenario::scenario(command),
         Command::Kernel(command) => kernel::kernel(context, command),
         Command::Releases(args) => releases::releases(context, &args),
-        Command::Lab(command) => lab::lab(command),
+        Command::Lab(command) => lab::lab(context, command),
         Command::Cache(args) => cache::cache(context, &args),
         Command::Doctor => doctor::doctor(context),
         Command::Completions { shell } => manual::completions(shell),

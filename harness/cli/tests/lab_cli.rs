@@ -10,8 +10,11 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use kgate_kernel::Kernel;
+use kgate_lab::reservation::{Holder, Lock};
 use kgate_model::inventory::{ConsoleSource, LabHost, Power, PowerCommands};
 use kgate_scenario::Places;
+use kgate_testkit::kernels;
 use kgate_testkit::lab::{self, Boot, Console, Power as By, Setup, StandIn};
 use serde_json::Value;
 use support::{kgate, run};
@@ -105,10 +108,15 @@ fn stand_in(setup: Setup) -> Option<(StandIn, TempDir)> {
     Some((host, dir))
 }
 
-/// The lines of a check, without what differs from machine to machine.
+/// How a kernel is named: the directory that its package was unpacked into.
+fn package(kernel: &Kernel) -> String {
+    kernel.image.ancestors().nth(2).unwrap().display().to_string()
+}
+
+/// Outcome and name of each step of a check: what was found differs from machine to machine.
 fn steps(stdout: &str) -> String {
-    let lines = stdout.lines().map(|line| line.trim().chars().take(28).collect::<String>());
-    lines.map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    let step = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+    stdout.lines().map(step).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -218,4 +226,78 @@ fn boots_a_stand_in_whose_console_is_followed() {
     assert!(child.wait().unwrap().success());
     let log = fs::read(dir.path().join("console.log")).unwrap();
     assert!(log.windows(8).any(|bytes| bytes == b"\x1b[31mred"));
+}
+
+#[test]
+fn a_host_that_somebody_has_is_left_alone() {
+    let dir = directory(LAB);
+    let state = dir.path().join("state");
+    let holder = Holder::this("kim", "run 7");
+    let _lock = Lock::take(&state, "edge-1", &holder).unwrap();
+    let (code, stdout, _) = kgate_lab(dir.path(), "list edge-1");
+    assert_eq!(code, 0);
+    assert!(stdout.contains("in use by kim on "), "{stdout}");
+    for line in ["power edge-1 off", "recover edge-1", "check edge-1"] {
+        let (code, stdout, stderr) = kgate_lab(dir.path(), line);
+        assert_eq!(code, 3, "{line}: {stdout}{stderr}");
+        assert!(format!("{stdout}{stderr}").contains("kim on "), "{line}: {stdout}{stderr}");
+    }
+    assert_eq!(kgate_lab(dir.path(), "recover").1, "no host was left\n");
+}
+
+#[test]
+fn boots_a_kernel_on_a_stand_in_once() {
+    let Some((host, dir)) = stand_in(Setup::default()) else { return };
+    let Some(pair) = kernels::old_pair() else { return };
+    let kernel = package(&pair.candidate);
+    let boot = |rest: &[&str]| {
+        run(kgate(dir.path())
+            .env("KGATE_LAB_STATE", "state")
+            .env("KGATE_CACHE", kernels::cache_dir())
+            .args(["lab", "boot", "labhost", &kernel])
+            .args(rest))
+    };
+    let (code, stdout, stderr) = boot(&["--", "uname", "-r"]);
+    assert_eq!((code, stdout.trim()), (0, pair.candidate.release.as_str()), "{stderr}");
+    assert!(stderr.contains("kgate: labhost: back on production"), "{stderr}");
+    assert_eq!(host.booted().unwrap().release, pair.baseline.release);
+    assert!(host.would_boot().is_production());
+
+    let (code, _, stderr) = boot(&["--append", "lab.fault=panic"]);
+    assert_eq!(code, 1, "{stderr}");
+    assert_eq!(host.booted().unwrap().release, pair.baseline.release);
+    let (code, stdout, stderr) = kgate_lab(dir.path(), "recover");
+    assert_eq!((code, stdout.as_str()), (0, "no host was left\n"), "{stderr}");
+}
+
+#[test]
+fn boots_a_scenario_on_a_stand_in_and_recovers_what_a_kill_left() {
+    let Some((host, dir)) = stand_in(Setup::default()) else { return };
+    let Some(pair) = kernels::old_pair() else { return };
+    let boot = |rest: &[&str]| {
+        let mut command = kgate(dir.path());
+        command
+            .env("KGATE_LAB_STATE", "state")
+            .env("KGATE_CACHE", kernels::cache_dir())
+            .args(["lab", "boot", "labhost", &package(&pair.candidate)])
+            .args(rest);
+        command
+    };
+    let (code, stdout, stderr) = run(&mut boot(&["--scenario", "subsystem/core/proc-sys"]));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(host.would_boot().is_production());
+
+    let mut child = boot(&["--", "sleep", "1000"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("the candidate is up")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (_, stdout, _) = kgate_lab(dir.path(), "list");
+    assert!(stdout.contains("left: not known to be on production"), "{stdout}");
+    let (code, stdout, stderr) = kgate_lab(dir.path(), "recover");
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with("labhost is on production: brought back"), "{stdout}");
+    assert_eq!(host.booted().unwrap().release, pair.baseline.release);
+    assert!(host.would_boot().is_production());
+    assert!(kgate_lab(dir.path(), "list").1.contains("  free"));
 }

@@ -6,6 +6,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueHint};
 use kgate_lab::power::Action;
 
+use super::{LibraryArgs, REFERENCE};
+
 /// Which lab.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LabFile {
@@ -25,6 +27,10 @@ pub(crate) enum LabCommand {
     Console(ConsoleArgs),
     /// Ask for a host's power, or switch it.
     Power(PowerArgs),
+    /// Boot a kernel on a host once, run a command or a scenario on it, and go back to production.
+    Boot(LabBootArgs),
+    /// Bring hosts back to production that a kgate left when it was killed.
+    Recover(RecoverArgs),
 }
 
 const CODES: &str = "Exit codes:
@@ -96,6 +102,9 @@ pub(crate) struct PowerArgs {
     pub(crate) action: String,
     #[command(flatten)]
     pub(crate) file: LabFile,
+    /// Also when somebody else has the host.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `state`, and all that a BMC can be asked for.
@@ -104,4 +113,48 @@ fn actions() -> PossibleValuesParser {
         .chain(Action::ALL.iter().map(|(_, word)| *word))
         .collect::<Vec<_>>()
         .into()
+}
+
+/// `kgate lab boot`.
+#[derive(Debug, Args)]
+#[command(after_help = CODES)]
+pub(crate) struct LabBootArgs {
+    /// The host.
+    pub(crate) host: String,
+    #[arg(value_name = "KERNEL", help = format!("The kernel: {REFERENCE}"))]
+    pub(crate) kernel: String,
+    #[command(flatten)]
+    pub(crate) file: LabFile,
+    /// Run this scenario instead of a command.
+    #[arg(long, value_name = "ID", conflicts_with = "argv")]
+    pub(crate) scenario: Option<String>,
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
+    /// Words added to the kernel's command line.
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub(crate) append: Vec<String>,
+    /// Keep what the console said in this file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) console: Option<PathBuf>,
+    /// Time limit of the command, in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// The command; without one the kernel is booted, and that is all.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) argv: Vec<String>,
+}
+
+/// `kgate lab recover`.
+#[derive(Debug, Args)]
+#[command(after_help = CODES)]
+pub(crate) struct RecoverArgs {
+    /// Which: names or tags; all that the journals say were left by default.
+    #[arg(value_name = "HOST|TAG")]
+    pub(crate) hosts: Vec<String>,
+    #[command(flatten)]
+    pub(crate) file: LabFile,
+    /// Also hosts that another controller has, or that don't answer and that nobody here is known to have
+    /// left.
+    #[arg(long, requires = "hosts")]
+    pub(crate) steal: bool,
 }

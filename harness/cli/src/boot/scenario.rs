@@ -10,7 +10,7 @@ use std::time::Duration;
 use kgate_machine::Pool;
 use kgate_model::journal::{Event, RunRecord};
 use kgate_model::outcome::{Blame, Outcome, Role};
-use kgate_model::plan::Start;
+use kgate_model::plan::{Plan, Start};
 use kgate_runner::{History, Inputs, Placement, RunDir, RunEnd, make_plan, trial_log};
 use kgate_scenario::{
     MachineSpec, Overrides, Policy, Requires, Scenario, Selected, Timeouts, Waivers, Workload,
@@ -38,14 +38,22 @@ pub(super) async fn run(
     context: &Context,
     args: &BootArgs,
     id: &str,
-    mut signals: watch::Receiver<bool>,
+    signals: watch::Receiver<bool>,
 ) -> Result<ExitCode, CommandError> {
     let library = Source::new(&args.library)?;
     let scenario = find(&library, id)?;
     let kernel = context.kernel(&args.kernel)?;
     let record = kernel.record();
     let kernels = BTreeMap::from([(Role::Candidate, kernel.clone()), (Role::Baseline, kernel)]);
-    let inputs = inputs(args, scenario);
+    let requires = &scenario.requires;
+    let machine = MachineSpec {
+        cpus: args.cpus.max(requires.cpus.unwrap_or(0)),
+        memory: (args.memory << 20).max(requires.memory.unwrap_or(0)),
+        cpu_model: args.cpu_model.clone(),
+        kernel_args: words(&args.append),
+        ..MachineSpec::default()
+    };
+    let inputs = inputs(machine, Duration::from_secs(args.boot_timeout), scenario);
     let mut plan =
         make_plan(&inputs, record.clone(), record, &Known(&kernels), &Placement::default(), 1);
     plan.boots.retain(|boot| boot.role == Role::Candidate);
@@ -63,6 +71,24 @@ pub(super) async fn run(
         anstream::eprintln!("kgate: TCG is used: {}", text::line(reason));
     }
 
+    carry_out(context, id, args.console.as_deref(), plan, inputs, &pool, signals).await
+}
+
+/// The words of some texts.
+pub(crate) fn words(texts: &[String]) -> Vec<String> {
+    texts.iter().flat_map(|text| text.split_whitespace()).map(str::to_owned).collect()
+}
+
+/// Carries out the plan of one scenario, in a directory that is removed afterwards.
+pub(crate) async fn carry_out(
+    context: &Context,
+    id: &str,
+    console: Option<&Path>,
+    plan: Plan,
+    inputs: Inputs,
+    pool: &dyn Pool,
+    mut signals: watch::Receiver<bool>,
+) -> Result<ExitCode, CommandError> {
     let boots = context.cache()?.join("boots");
     let scratch = Scratch::new(&boots).map_err(at(&boots))?;
     let log = plan.trials().next().map(|(_, trial)| scratch.path().join(trial_log(&trial.id)));
@@ -78,7 +104,7 @@ pub(super) async fn run(
     };
     let history = History::default();
     let end = {
-        let run = kgate_runner::run(&dir, &pool, None, &history, &(), &mut observe, cancel);
+        let run = kgate_runner::run(&dir, pool, None, &history, &(), &mut observe, cancel);
         tokio::pin!(run);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -91,7 +117,7 @@ pub(super) async fn run(
     };
     output.show()?;
     let record = dir.record()?;
-    keep_console(args, &record, scratch.path())?;
+    keep_console(console, &record, scratch.path())?;
     match end? {
         RunEnd::Interrupted => Err(super::interrupted()),
         RunEnd::Stopped(fault) => Err(CommandError::infrastructure(text::line(&fault.to_string()))),
@@ -130,7 +156,7 @@ impl Scratch {
     }
 }
 
-fn find(library: &Source, id: &str) -> Result<Scenario, CommandError> {
+pub(crate) fn find(library: &Source, id: &str) -> Result<Scenario, CommandError> {
     match library.scenarios()?.get(id) {
         Some(scenario) => Ok(scenario.clone()),
         None => Err(CommandError::usage(format!("no scenario `{id}`"))
@@ -138,21 +164,11 @@ fn find(library: &Source, id: &str) -> Result<Scenario, CommandError> {
     }
 }
 
-/// A workload of one scenario, on the machine of the command line; a larger one where the scenario
-/// needs it.
-fn inputs(args: &BootArgs, scenario: Scenario) -> Inputs {
+/// A workload of one scenario on such a machine, which starts within `boot`.
+pub(crate) fn inputs(machine: MachineSpec, boot: Duration, scenario: Scenario) -> Inputs {
     // There is nobody that a template would spare a boot, and the console is one file.
     let scenario = Scenario { boot: Start::Cold, ..scenario };
-    let requires = &scenario.requires;
-    let words = args.append.iter().flat_map(|a| a.split_whitespace());
-    let machine = MachineSpec {
-        cpus: args.cpus.max(requires.cpus.unwrap_or(0)),
-        memory: (args.memory << 20).max(requires.memory.unwrap_or(0)),
-        cpu_model: args.cpu_model.clone(),
-        kernel_args: words.map(str::to_owned).collect(),
-        ..MachineSpec::default()
-    };
-    let timeouts = Timeouts { boot: Duration::from_secs(args.boot_timeout), ..Timeouts::default() };
+    let timeouts = Timeouts { boot, ..Timeouts::default() };
     let policy = Policy { boots: 1, timeouts, ..Policy::default() };
     let workload = Workload {
         name: "boot".into(),
@@ -191,9 +207,9 @@ impl Output {
 }
 
 /// Puts the console where the user wants it: that of the last machine.
-fn keep_console(args: &BootArgs, record: &RunRecord, dir: &Path) -> Result<(), CommandError> {
+fn keep_console(to: Option<&Path>, record: &RunRecord, dir: &Path) -> Result<(), CommandError> {
     let last = record.boots.iter().filter_map(|boot| boot.consoles.last()).next_back();
-    if let (Some(to), Some(console)) = (&args.console, last) {
+    if let (Some(to), Some(console)) = (to, last) {
         fs::copy(dir.join(console), to).map_err(at(to))?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `kgate lab check`: proves hosts ready, step by step. Their kernel stays as it is; a file is written and
 //! removed, a line goes to the kernel log.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,20 +9,22 @@ use futures::future::join_all;
 use kgate_lab::boot::{SelectError, Selector};
 use kgate_lab::console::{ConsoleError, Feed, Opening};
 use kgate_lab::host::{self, HostFacts};
+use kgate_lab::journal;
 use kgate_lab::power::{Power, PowerError, PowerState};
+use kgate_lab::reservation::{Holder, Lock, labgrid};
 use kgate_lab::ssh::{Ssh, SshError, Upload, quote};
 use kgate_machine::process;
 use kgate_model::host::HostCommand;
-use kgate_model::inventory::{ConsoleSource, HostKey, LabHost, Modules};
+use kgate_model::inventory::{ConsoleSource, HostKey, LabHost, Modules, Reservation};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::list::{console_word, method_word, power_word};
-use super::{Lab, power, secrets};
+use super::{Lab, power, secrets, user};
 use crate::args::lab::CheckArgs;
-use crate::context::{PROGRAMS, now};
-use crate::error::{CommandError, INFRASTRUCTURE, PROMOTE, USAGE};
+use crate::context::{Context, PROGRAMS, now};
+use crate::error::{CommandError, HELD, INFRASTRUCTURE, PROMOTE, USAGE};
 use crate::text::line;
 
 /// A login takes no longer, and neither does a question.
@@ -93,12 +96,13 @@ impl Step {
 }
 
 /// Runs the command.
-pub(super) async fn check(args: &CheckArgs) -> Result<ExitCode, CommandError> {
+pub(super) async fn check(context: &Context, args: &CheckArgs) -> Result<ExitCode, CommandError> {
     let lab = Lab::load(&args.file)?;
     let hosts = lab.select(&args.hosts)?;
     let live = hosts.len() == 1 && !args.json;
+    let state = context.lab_state()?;
     let checks = hosts.iter().map(async |host| {
-        let check = Check::of(host, live).await;
+        let check = Check::of(host, state, live).await;
         if !args.json {
             check.end();
         }
@@ -123,12 +127,19 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    async fn of(host: &'a LabHost, live: bool) -> Self {
+    async fn of(host: &'a LabHost, state: &Path, live: bool) -> Self {
         let mut check = Self { host, live, steps: Vec::new() };
         if live {
             anstream::println!("{}", host.name);
         }
         check.add("inventory", inventory(host));
+        let free = free(host, state).await;
+        let held = free.outcome == Outcome::Failed(HELD);
+        check.add("free", free);
+        if held {
+            // Whoever has it may be anywhere on its walk.
+            return check;
+        }
         let ssh = check.ssh().await;
         let power = power::open(host);
         let facts = check.facts(ssh.as_ref(), power.as_deref()).await;
@@ -280,6 +291,36 @@ fn inventory(host: &LabHost) -> Step {
         parts.push(format!("console by {}", consoles.join(" and ")));
     }
     Step::ok(parts.join(", "))
+}
+
+/// Whether nobody else has it, and nothing is to be undone.
+async fn free(host: &LabHost, state: &Path) -> Step {
+    let held = |by: &str| Step {
+        outcome: Outcome::Failed(HELD),
+        ..Step::failed(format!("in use by {}", line(by)), "")
+    };
+    if let Some(by) = Lock::holder(state, &host.name) {
+        return held(&by);
+    }
+    if let Reservation::Labgrid { coordinator, place } = &host.reservation {
+        let us = Holder::this(&user(), "check");
+        match labgrid::holder(&host.name, coordinator, place, &us).await {
+            Ok(Some(by)) => return held(&by),
+            Ok(None) => {}
+            Err(error) => {
+                let todo = "is the coordinator up, and `labgrid-client` on this machine?";
+                return Step::failed(line(&error.to_string()), todo);
+            }
+        }
+    }
+    match journal::left(state, &host.name) {
+        Ok(left) if left.anything() => Step::failed(
+            format!("an earlier kgate left it: {}", line(&left.describe())),
+            format!("kgate lab recover {}", host.name),
+        ),
+        Ok(_) => Step::ok("nobody has it"),
+        Err(error) => Step::failed(line(&error.to_string()), ""),
+    }
 }
 
 /// Why a login failed, and what to do.

@@ -3,14 +3,16 @@
 use std::process::ExitCode;
 
 use kgate_lab::power::{self, Action, Power, PowerState};
+use kgate_lab::reservation::{Holder, Lock};
 use kgate_model::inventory::LabHost;
 
-use super::{Lab, secrets};
+use super::{Lab, secrets, user};
 use crate::args::lab::PowerArgs;
+use crate::context::Context;
 use crate::error::{CommandError, PROMOTE};
 
 /// Runs the command.
-pub(super) async fn power(args: &PowerArgs) -> Result<ExitCode, CommandError> {
+pub(super) async fn power(context: &Context, args: &PowerArgs) -> Result<ExitCode, CommandError> {
     let lab = Lab::load(&args.file)?;
     let host = lab.host(&args.host)?;
     let power = open(host).ok_or_else(|| {
@@ -23,8 +25,14 @@ pub(super) async fn power(args: &PowerArgs) -> Result<ExitCode, CommandError> {
         anstream::println!("{} is {}", host.name, word(power.state().await?));
         return Ok(ExitCode::from(PROMOTE));
     };
+    // Whoever walks with the host has it to itself.
+    let lock = match Lock::take(context.lab_state()?, &host.name, &Holder::this(&user(), "power")) {
+        Err(error) if !args.force => return Err(error.into()),
+        other => other,
+    };
     power.act(action).await?;
     let state = power.state().await?;
+    drop(lock);
     let done = match action {
         Action::Nmi => "was sent an NMI".to_owned(),
         Action::Reset => format!("was reset and is {}", word(state)),

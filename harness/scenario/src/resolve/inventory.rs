@@ -10,7 +10,7 @@ use kgate_model::inventory::{
     Modules, Power, PowerCommands, Reservation, SecretRef, Ssh, Tls,
 };
 
-use super::{count, list, many, set, text_at, unique};
+use super::{count, list, many, set, text_at};
 use crate::inventory::{BOOT_KEYS, POWER_KEYS, Places};
 use crate::raw::{self, Sol};
 use crate::read::{Field, Many, Of};
@@ -72,7 +72,7 @@ struct Reader<'a, 'b> {
     span: Span,
     places: &'a Places,
     /// What can only be one host's, to where it was given.
-    machines: &'a mut BTreeMap<String, Span>,
+    machines: &'a mut BTreeMap<(&'static str, String), Span>,
     sink: &'a Sink<'b>,
 }
 
@@ -132,8 +132,14 @@ impl Reader<'_, '_> {
     }
 
     /// Says that two hosts are the same machine.
-    fn only(&mut self, machine: &str, span: Span, message: &str) {
-        unique(self.machines, machine, span, message, self.sink);
+    fn only(&mut self, machine: &str, span: Span, message: &'static str) {
+        match self.machines.get(&(message, machine.to_owned())) {
+            Some(first) => {
+                let hint = format!("the first is in line {}", first.line);
+                self.sink.report(span, format!("{message} `{machine}`"), Some(hint));
+            }
+            None => drop(self.machines.insert((message, machine.to_owned()), span)),
+        }
     }
 
     /// A path of the controller.
