@@ -111,7 +111,8 @@ pub async fn conditions(ssh: &Ssh) -> Result<Conditions, SshError> {
     Ok(sections(&text)
         .into_iter()
         .map(|(name, lines)| (name.to_owned(), lines.join(", ")))
-        .filter(|(_, value)| !value.is_empty())
+        // What some kernels say of an empty list.
+        .filter(|(_, value)| !value.is_empty() && value != "(null)")
         .collect())
 }
 

@@ -324,13 +324,19 @@ impl Ssh {
         };
         match timeout_at(end, done).await {
             // The end of a connection looks like that of a command.
-            Ok(Ok(Output { code: None, .. })) if self.session.check().await.is_err() => {
+            Ok(Ok(Output { code: None, .. })) if !self.is_up().await => {
                 Err(self.broken(&"its end was lost").await)
             }
             Ok(Ok(output)) => Ok(output),
             Ok(Err(error)) => Err(self.broken(&error).await),
             Err(_) => Err(SshError::Silent(within)),
         }
+    }
+
+    /// Whether the master still has its connection, as far as it knows.
+    async fn is_up(&self) -> bool {
+        let check = timeout(Duration::from_secs(2), self.session.check()).await;
+        check.is_ok_and(|checked| checked.is_ok())
     }
 
     /// What to say of a connection that doesn't do: the master knows more when it has ended.
