@@ -36,7 +36,7 @@ use crate::releases::state::StateFile;
 use crate::releases::subject::of_kernel;
 use crate::reports;
 use crate::run::{self, Machines};
-use crate::signals::watch_signals;
+use crate::signals::{watch_signals, watch_signals_with_hosts};
 use crate::text::line;
 
 /// What a job may take beside its run: packages to fetch, images to build, a controller that is busy.
@@ -50,8 +50,8 @@ const WORSE: [u8; 5] = [PROMOTE, Verdict::Inconclusive.exit_code(), USAGE, INFRA
 pub(crate) fn gate(context: &Context, args: &GateArgs) -> Result<ExitCode, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let fleets = Fleets { budget: Budget::new(&args.guest), lab: args.lab.lab.clone() };
-    let code =
-        runtime.block_on(async { carry_out(context, args, &fleets, watch_signals()?).await })?;
+    let watch = if fleets.lab.is_some() { watch_signals_with_hosts } else { watch_signals };
+    let code = runtime.block_on(async { carry_out(context, args, &fleets, watch()?).await })?;
     Ok(ExitCode::from(code))
 }
 

@@ -27,7 +27,7 @@ use crate::host::Host;
 use crate::library::Source;
 use crate::prepare::{self, Prepared};
 use crate::reports::{self, Live};
-use crate::signals::watch_signals;
+use crate::signals::{watch_signals, watch_signals_with_hosts};
 
 /// What to do about a kernel that a run was planned with and that is gone.
 const PLANNED_WITH: &str = "the run can only go on with the kernel that it was planned with; \
@@ -41,8 +41,10 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Result<ExitCode, Command
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let lab = args.subjects.lab.lab.clone();
     let fleets = Fleets { budget: Budget::new(&args.guest), lab };
-    let verdict =
-        runtime.block_on(async { carry_out(context, args, &fleets, watch_signals()?).await })?;
+    let planned = args.resume.as_ref().and_then(|dir| RunDir::open(dir).ok());
+    let hosts = fleets.lab.is_some() || planned.is_some_and(|dir| dir.plan().lab.is_some());
+    let watch = if hosts { watch_signals_with_hosts } else { watch_signals };
+    let verdict = runtime.block_on(async { carry_out(context, args, &fleets, watch()?).await })?;
     Ok(ExitCode::from(verdict.exit_code()))
 }
 

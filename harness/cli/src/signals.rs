@@ -17,6 +17,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Guests die with it either way. A thread of its own watches, since kernels and images are prepared
 /// without a look at anything else.
 pub(crate) fn watch_signals() -> io::Result<watch::Receiver<bool>> {
+    watch_signals_and("its guests end with it")
+}
+
+/// As [`watch_signals`], for what may also have lab hosts away from production.
+pub(crate) fn watch_signals_with_hosts() -> io::Result<watch::Receiver<bool>> {
+    watch_signals_and("its guests end with it, and `kgate lab recover` brings its lab hosts back")
+}
+
+/// Watches; `at_once` is what becomes of machines when the process ends at once.
+fn watch_signals_and(at_once: &'static str) -> io::Result<watch::Receiver<bool>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate, mut hangup) = {
         let _of_the_thread = runtime.enter();
@@ -34,7 +44,7 @@ pub(crate) fn watch_signals() -> io::Result<watch::Receiver<bool>> {
             );
             any().await;
         }
-        anstream::eprintln!("\nkgate: ended at once; its guests end with it");
+        anstream::eprintln!("\nkgate: ended at once; {at_once}");
         std::process::exit(i32::from(INTERRUPTED));
     };
     thread::Builder::new().spawn(move || runtime.block_on(watch))?;

@@ -191,8 +191,10 @@ impl Lab {
             let text = format!("{} {}", production.release, production.version);
             add(" production", text);
         }
-        let memory = host.memory >> 20;
-        add("", format!("{}, {} CPUs, {memory} MiB", host.distribution, host.cpus));
+        let (cpus, memory) = (host.cpus, host.memory >> 20);
+        let distribution = Some(&*host.distribution).filter(|name| !name.is_empty());
+        let machine = format!("{cpus} {}, {memory} MiB", if cpus == 1 { "CPU" } else { "CPUs" });
+        add("", distribution.map_or(machine.clone(), |name| format!("{name}, {machine}")));
         inner.begun = true;
         Ok(())
     }

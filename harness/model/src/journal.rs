@@ -137,6 +137,11 @@ pub enum Event {
         /// Diagnosis of the trial's own machine when it hung, relative to the run directory.
         diagnosis: Option<String>,
     },
+    /// Facts that were found out while it ran, as those of [`Self::RunStarted`].
+    Facts {
+        /// By name.
+        facts: BTreeMap<String, String>,
+    },
     /// Nothing runs any more, and lab hosts are brought back to production, which takes minutes.
     HostsReturning {
         /// Their names.
@@ -324,6 +329,7 @@ impl RunRecord {
                 self.stopped = None;
             }
             Event::RunEnded { stopped } => self.stopped = stopped,
+            Event::Facts { facts } => self.facts.extend(facts),
             Event::HostReturned { host, left } => drop(self.hosts.insert(host, left)),
             Event::Note { text } => {
                 if !self.notes.contains(&text) {

@@ -142,6 +142,7 @@ fn line(event: &Event, known: &mut Known) -> Option<Line> {
             ("INVALID", Yellow, why)
         }
         Event::SelfChecked { difference: None, .. }
+        | Event::Facts { .. }
         | Event::BootEnded { fault: None, .. }
         | Event::TrialStarted { .. }
         | Event::StepStarted { .. }

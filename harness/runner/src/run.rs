@@ -137,10 +137,13 @@ pub async fn run(
         let _ = context.emit(Event::HostReturned { host, left });
     }
     // What carries the machines may have been settled only by the first boot.
-    for (name, value) in pool.facts() {
-        if facts.get(&name) != Some(&value) {
-            let _ = context.emit(Event::Note { text: format!("{name}: {value}") });
-        }
+    let (known, new): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        pool.facts().into_iter().partition(|(name, _)| facts.contains_key(name));
+    if !new.is_empty() {
+        let _ = context.emit(Event::Facts { facts: new });
+    }
+    for (name, value) in known.into_iter().filter(|(name, value)| facts[name] != *value) {
+        let _ = context.emit(Event::Note { text: format!("{name}: {value}") });
     }
     for text in controller.notes() {
         let _ = context.emit(Event::Note { text });

@@ -174,7 +174,7 @@ async fn the_command_line_replaces_what_the_workload_says() {
       hint: name the inventory of the lab with --lab FILE or KGATE_LAB
     ");
     insta::assert_snapshot!(refused(&["--lab", &lab, "--hosts", "edge,esat"]).await, @"
-    no host of lab.yaml has the name or tag `esat`
+    no host of lab.yaml has the name or the tag `esat`
       hint: `kgate lab list` shows the hosts and their tags
     ");
     insta::assert_snapshot!(refused(&["--lab", &lab, "--lab-scenarios", "performance/*"]).await, @"

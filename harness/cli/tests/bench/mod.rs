@@ -254,13 +254,18 @@ impl Running {
     }
 
     /// Waits for its end, after which none of its guests is left.
-    pub(crate) fn wait(mut self) -> Done {
+    pub(crate) fn wait(self) -> Done {
+        self.wait_within(LONGEST)
+    }
+
+    /// The same for what may take so long.
+    pub(crate) fn wait_within(mut self, limit: Duration) -> Done {
         let id = self.id();
         let mut guests = Vec::new();
         while !self.ended() {
             guests = guests_of(id);
             assert!(
-                self.started.elapsed() < LONGEST,
+                self.started.elapsed() < limit,
                 "it does not end\n{}",
                 fs::read_to_string(&self.stderr).unwrap_or_default()
             );

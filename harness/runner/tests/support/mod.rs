@@ -164,6 +164,7 @@ impl Bench {
                 }
                 Event::HostsReturning { hosts, .. } => format!("bring back {hosts:?}"),
                 Event::HostReturned { host, left } => format!("back {host}: {left:?}"),
+                Event::Facts { facts } => format!("facts {facts:?}"),
                 Event::Note { text } => format!("note {text}"),
                 Event::RunStarted { .. } => "run".to_owned(),
                 Event::RunEnded { stopped: None } => "done".to_owned(),
