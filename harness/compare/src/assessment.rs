@@ -7,9 +7,10 @@ use kgate_model::outcome::Blame;
 use kgate_scenario::{Policy, Selected, Waivers};
 
 use crate::case::{self, Case, Class, Context, Subject, is_unreached, ran};
+use crate::family::Families;
 use crate::finding::{self, FindingDelta};
 use crate::hosts::{self, HostUse};
-use crate::metric::{self, Comparison, Decision, Families, ReadyTimes, percent};
+use crate::metric::{self, Comparison, Decision, ReadyTimes, percent};
 use crate::slab::{self, SlabMoves};
 use crate::verdict::{About, Effect, Reason, Verdict};
 use crate::waive::{Book, WaiverState, WaiverUse};

@@ -41,6 +41,7 @@ pub mod stats;
 mod assessment;
 mod boot;
 mod case;
+mod family;
 mod finding;
 mod hosts;
 mod metric;
@@ -50,11 +51,11 @@ mod waive;
 pub use assessment::{Assessment, Inputs};
 pub use boot::Statistic;
 pub use case::{Case, Class, Subject, Tally};
+pub use family::Families;
 pub use finding::{FindingDelta, Novelty, Sightings};
 pub use hosts::HostUse;
 pub use metric::{
-    Comparison, Decision, Evidence, Families, MEMORY_FIELDS, MEMORY_FLOOR, MIN_BOOTS, Place,
-    ReadyTimes, Side,
+    Comparison, Decision, Evidence, MEMORY_FIELDS, MEMORY_FLOOR, MIN_BOOTS, Place, ReadyTimes, Side,
 };
 pub use stats::{SIGNIFICANCE, at_least_as_often};
 pub use verdict::{About, Effect, Reason, Verdict};

@@ -12,7 +12,7 @@ const KEY: &str =
 const FULL: &str = include_str!("lab.yaml");
 
 fn load(text: &str) -> Result<Inventory, String> {
-    let places = Places { directory: "/etc/kgate".into(), home: Some("/home/kim".into()) };
+    let places = Places { directory: "/etc/kgate".into(), home: Some("/srv/kim".into()) };
     inventory(Path::new("lab.yaml"), text, &places).map_err(|mistakes| mistakes.to_string())
 }
 
