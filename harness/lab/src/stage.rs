@@ -152,7 +152,9 @@ pub async fn stage(
         return Ok(staged);
     }
 
-    let (packed, size) = tree.pack().map_err(|e| unpacked(&e))?;
+    // Seconds of work, while other hosts go on.
+    let pack = tokio::task::spawn_blocking(move || tree.pack().map_err(|e| e.to_string()));
+    let (packed, size) = pack.await.map_err(|e| unpacked(&e))?.map_err(|e| unpacked(&e))?;
     let programs = [(&staged.agent, *agent), (&staged.ops, *ops)];
     let all = || programs.iter().chain(&booted);
     let mut takes = vec![(dir.as_path(), size)];
