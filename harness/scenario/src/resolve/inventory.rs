@@ -245,7 +245,7 @@ impl Reader<'_, '_> {
         }
         let tls = self.tls(raw.ca, raw.certificate_sha256, raw.insecure);
         let system = raw.system.plain().map(|system| system.0);
-        let redfish = raw.redfish.spanned().and_then(|(span, Of(url))| {
+        let redfish = raw.redfish.spanned().map(|(span, Of(url))| {
             let Url { text, scheme, address } = url;
             bmc.address = Some(address);
             let clear = scheme == "http" && tls == Some(Tls::Insecure);
@@ -257,7 +257,7 @@ impl Reader<'_, '_> {
             let of =
                 system.as_deref().map(|system| format!(" system {system}")).unwrap_or_default();
             self.only(&format!("{text}{of}"), span, "a second host with the BMC");
-            Some(text)
+            text
         });
         let Bmc { user, password, .. } = bmc.clone();
         let redfish = || {
