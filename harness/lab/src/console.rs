@@ -32,6 +32,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::secret::Secrets;
+use crate::text::line;
 use tee::{Hub, Tee};
 
 pub use tee::Reader;
@@ -45,6 +46,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const MENDED: Duration = Duration::from_secs(30);
 /// A connection that lived for so long was a good one: the next pause is a short one again.
 const GOOD: Duration = Duration::from_secs(5);
+/// A console that is silent for so long is asked for where nobody would tell that it is lost.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Between two reads: a console comes byte by byte, and each read wakes the controller.
 const REST: Duration = Duration::from_millis(5);
 /// Read at once, at most.
@@ -148,8 +151,8 @@ impl Feed {
         let mistake = |why| ConsoleError::Mistake { host: host.clone(), why };
         let source = match source {
             ConsoleSource::Sol(ipmi) => {
-                let password =
-                    secrets.get(&ipmi.password).map_err(|error| mistake(error.to_string()))?;
+                let password = secrets.get(&ipmi.password).await;
+                let password = password.map_err(|error| mistake(error.to_string()))?;
                 Source::Sol(sol::Bmc { ipmi, password })
             }
             other => Source::Other { host: host.clone(), address, source: other },
@@ -280,10 +283,14 @@ impl Failed {
 /// What a console says in its own way becomes what it said, and the other way round.
 trait Protocol: Send {
     /// Takes what came; a datagram as a whole where the source has those.
-    fn heard(&mut self, bytes: &[u8], heard: &mut Heard);
+    fn heard(&mut self, bytes: &[u8], heard: &mut Heard) {
+        heard.text.extend(bytes);
+    }
 
     /// How this is typed.
-    fn typed(&mut self, bytes: &[u8]) -> Vec<u8>;
+    fn typed(&mut self, bytes: &[u8]) -> Vec<u8> {
+        bytes.to_vec()
+    }
 }
 
 /// What became of something that came.
@@ -300,15 +307,7 @@ struct Heard {
 /// Bytes as they are.
 struct Raw;
 
-impl Protocol for Raw {
-    fn heard(&mut self, bytes: &[u8], heard: &mut Heard) {
-        heard.text.extend(bytes);
-    }
-
-    fn typed(&mut self, bytes: &[u8]) -> Vec<u8> {
-        bytes.to_vec()
-    }
-}
+impl Protocol for Raw {}
 
 /// A source that is connected.
 struct Link {
@@ -495,8 +494,13 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// What somebody else said, as a part of a line of ours.
-fn line(text: &str) -> String {
-    let text = text.chars().take(300);
-    text.map(|char| if char.is_control() { ' ' } else { char }).collect()
+/// Returns when nothing has come for so long that it may be asked whether anything can.
+async fn silence(state: &watch::Receiver<State>) {
+    loop {
+        let before = state.borrow().bytes;
+        sleep(SILENCE).await;
+        if state.borrow().bytes == before {
+            return;
+        }
+    }
 }

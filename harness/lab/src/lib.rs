@@ -16,6 +16,7 @@ pub mod secret;
 pub mod ssh;
 pub mod stage;
 mod steps;
+mod text;
 mod trip;
 pub mod walk;
 mod window;

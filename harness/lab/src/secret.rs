@@ -8,8 +8,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use kgate_machine::process::LocalHost;
-use kgate_model::host::{Host, HostCommand};
+use async_trait::async_trait;
+use kgate_machine::process;
+use kgate_model::host::HostCommand;
 use kgate_model::inventory::SecretRef;
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
@@ -26,12 +27,13 @@ const COMMAND: Duration = Duration::from_secs(20);
 pub struct SecretError(pub String);
 
 /// Where secrets come from. Asked each time one is needed: none is kept.
+#[async_trait(?Send)]
 pub trait Secrets {
     /// The secret's value.
     ///
     /// # Errors
     /// It isn't there, or others may read it.
-    fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError>;
+    async fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError>;
 }
 
 /// The controller's secrets.
@@ -53,8 +55,9 @@ impl<E> fmt::Debug for LocalSecrets<E> {
     }
 }
 
+#[async_trait(?Send)]
 impl<E: Fn(&str) -> Option<String>> Secrets for LocalSecrets<E> {
-    fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError> {
+    async fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError> {
         match secret {
             SecretRef::Env(name) => {
                 let value = (self.environment)(name).unwrap_or_default();
@@ -64,7 +67,7 @@ impl<E: Fn(&str) -> Option<String>> Secrets for LocalSecrets<E> {
             SecretRef::Command(command) => {
                 let sh = HostCommand::new("sh", COMMAND).args(["-c", command]);
                 // What it says on standard error may be the secret as well.
-                let output = LocalHost.run(&sh).map_err(|error| {
+                let output = process::output(&sh).await.map_err(|error| {
                     SecretError(format!("the command for a secret, `{command}`: {error}"))
                 })?;
                 let what = format!("the command for a secret, `{command}`,");
@@ -154,7 +157,8 @@ mod tests {
     }
 
     fn get(secret: &SecretRef) -> Result<String, String> {
-        match secrets().get(secret) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime.unwrap().block_on(secrets().get(secret)) {
             Ok(value) => {
                 let shown = format!("{value:?}");
                 assert!(!shown.contains("hunter2"), "{shown}");

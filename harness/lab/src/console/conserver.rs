@@ -9,10 +9,10 @@ use kgate_model::host::HostCommand;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::ChildStdout;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::command::ended;
-use super::{Failed, Heard, Link, Protocol, State};
+use super::{Failed, Link, Protocol, State, silence};
 
 /// The client says this when all that follows is the console's.
 const CONNECTED: &str = "[Enter `";
@@ -25,9 +25,7 @@ const LINE: u64 = 4096;
 /// What waiting doesn't mend.
 const MISTAKES: &[(&str, &str)] =
     &[("not found", ""), ("assword", ": let the conserver trust the controller")];
-/// A console that is silent for so long is asked for: the client isn't told when the conserver's own line
-/// is down, nor when its other end is gone.
-const SILENCE: Duration = Duration::from_secs(10);
+/// Limit of a question to the conserver.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// A console of a conserver.
@@ -102,14 +100,11 @@ async fn failed(said: &str, process: &mut Process) -> Failed {
     }
 }
 
-/// Returns when nothing more can come, and why that is.
+/// Returns when nothing more can come, and why that is: the client isn't told when the conserver's own line
+/// is down, nor when its other end is gone.
 async fn watch(at: At, state: watch::Receiver<State>) -> String {
     loop {
-        let before = state.borrow().bytes;
-        sleep(SILENCE).await;
-        if state.borrow().bytes != before {
-            continue;
-        }
+        silence(&state).await;
         let up = match at.is_up().await {
             // It may have been busy.
             None => at.is_up().await,
@@ -127,10 +122,6 @@ async fn watch(at: At, state: watch::Receiver<State>) -> String {
 struct Conserver;
 
 impl Protocol for Conserver {
-    fn heard(&mut self, bytes: &[u8], heard: &mut Heard) {
-        heard.text.extend(bytes);
-    }
-
     fn typed(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut sent = Vec::with_capacity(bytes.len());
         for &byte in bytes {

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::{Failed, Heard, Link, Protocol};
+use crate::ssh::quote;
 
 /// Datagrams that wait for a feed, at most.
 const WAITING: usize = 4096;
@@ -29,18 +30,13 @@ const RECORD: usize = 8192;
 /// The extended format is asked for: it has sequence numbers, so that gaps show.
 pub fn setup(controller: &str, port: u16, device: &str) -> String {
     let variables = [("to", controller), ("port", &port.to_string()), ("dev", device)]
-        .map(|(name, value)| format!("{name}={}\n", quoted(value)));
+        .map(|(name, value)| format!("{name}={}\n", quote(value)));
     format!("{}{}", variables.concat(), include_str!("netconsole.sh"))
 }
 
 /// What ends that: a script for the host's shell. Nothing to end is no error.
 pub const TEARDOWN: &str = "t=/sys/kernel/config/netconsole/kgate\n\
     if [ -d $t ]; then echo 0 >$t/enabled; rmdir $t; fi\n";
-
-/// A word of a shell.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
 
 /// Listens for the datagrams of a host.
 pub(super) async fn connect(port: u16, controller: &str, host: &str) -> Result<Link, Failed> {

@@ -7,26 +7,22 @@ use std::time::Duration;
 use kgate_machine::process::{Piped, Process, output};
 use kgate_model::host::{HostCommand, HostOutput};
 use kgate_model::inventory::Ipmi;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::command::ended;
-use super::{Failed, Heard, Link, Protocol, State};
+use super::{Failed, Link, Protocol, State, silence};
+use crate::power::ipmi::{ipmitool, mistake};
 
 /// `ipmitool` says this when the session is there, and only then.
 const OPERATIONAL: &str = "[SOL Session operational";
-/// With `-v` it says one of these when the BMC doesn't know the user or the password, which BMCs punish when
-/// it is tried again and again.
-const REFUSED: &[&str] = &["HMAC is invalid", "unauthorized name", "unauthorized role"];
 /// It says this when somebody has the console; often that is a session that nobody ended.
 const TAKEN: &str = "already active";
 /// Limit of a question to the BMC.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A console that is silent for so long is asked whose it is: a session whose console another one took is
-/// told nothing. A BMC that answered before, and twice doesn't, is gone.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A BMC that answered before, and twice doesn't, is gone.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Asks whose session the console belongs to ("get payload instance info" of SOL's first instance).
 const WHOSE: &[&str] = &["raw", "0x06", "0x4b", "0x01", "0x01"];
@@ -39,25 +35,9 @@ pub(super) struct Bmc {
 }
 
 impl Bmc {
-    /// The command line; the password is in the environment.
-    fn command(&self, program: HostCommand, words: &[&str]) -> HostCommand {
-        let Ipmi { address, port, user, cipher_suite, .. } = &self.ipmi;
-        let mut command = program.args(["-I", "lanplus", "-v", "-E"]);
-        // It asks so often, waiting so long, also when it looks whether the BMC is still there.
-        command = command.args(["-N", "1", "-R", "2", "-H", address, "-U", user, "-p"]);
-        command = command.arg(port.to_string());
-        if let Some(suite) = cipher_suite {
-            command = command.arg("-C").arg(suite.to_string());
-        }
-        // It reads either, and prefers what may be in the environment already.
-        for name in ["IPMITOOL_PASSWORD", "IPMI_PASSWORD"] {
-            command.env.push((name.into(), self.password.expose_secret().into()));
-        }
-        command.args(words)
-    }
-
     async fn ask(&self, words: &[&str]) -> io::Result<HostOutput> {
-        output(&self.command(HostCommand::new("ipmitool", ANSWER), words)).await
+        let program = HostCommand::new("ipmitool", ANSWER);
+        output(&ipmitool(program, &self.ipmi, &self.password, words)).await
     }
 
     /// Id of the session that the console belongs to; `None` when the BMC doesn't say.
@@ -86,7 +66,7 @@ pub(super) async fn connect(bmc: &Bmc, state: watch::Receiver<State>) -> Result<
 async fn activate(bmc: &Bmc) -> Result<Link, Failed> {
     // What ipmitool says to a pipe would stay in its buffer until the console says something.
     let program = HostCommand::new("stdbuf", Duration::ZERO).args(["-oL", "ipmitool"]);
-    let command = bmc.command(program, &["sol", "activate"]);
+    let command = ipmitool(program, &bmc.ipmi, &bmc.password, &["sol", "activate"]);
     let Piped { mut process, stdin, stdout } =
         Process::piped(&command).map_err(|error| Failed::mistake(format!("stdbuf: {error}")))?;
     let mut stdout = BufReader::new(stdout);
@@ -97,12 +77,11 @@ async fn activate(bmc: &Bmc) -> Result<Link, Failed> {
             let why = ended(&mut process).await;
             // What `env` and its like end with when there is no such program.
             let code = process.wait().await.ok().and_then(|status| status.code());
-            let complaint = process.complaint();
-            let refused = REFUSED.iter().any(|said| complaint.contains(said));
-            return Err(match code {
-                Some(127) => Failed::mistake(why),
-                _ if refused => Failed::mistake("the BMC refused the login".to_owned()),
-                _ => Failed::now(why),
+            // BMCs punish a wrong password that is tried again and again.
+            return Err(match mistake(&process.complaint()) {
+                Some(mistake) => Failed::mistake(mistake),
+                None if code == Some(127) => Failed::mistake(why),
+                None => Failed::now(why),
             });
         }
         if String::from_utf8_lossy(&line).starts_with(OPERATIONAL) {
@@ -111,15 +90,11 @@ async fn activate(bmc: &Bmc) -> Result<Link, Failed> {
     }
 }
 
-/// Returns when the console belongs to another session, and why that is.
+/// Returns when the console belongs to another session, which this one isn't told, and why that is.
 async fn watch_session(bmc: Bmc, state: watch::Receiver<State>) -> String {
     let Some(ours) = bmc.whose().await else { return pending().await };
     loop {
-        let before = state.borrow().bytes;
-        sleep(SILENCE).await;
-        if state.borrow().bytes != before {
-            continue;
-        }
+        silence(&state).await;
         match bmc.whose().await {
             Some(now) if now != ours => {
                 return "the BMC gave the console to another session".to_owned();
@@ -147,10 +122,6 @@ impl Default for Sol {
 }
 
 impl Protocol for Sol {
-    fn heard(&mut self, bytes: &[u8], heard: &mut Heard) {
-        heard.text.extend(bytes);
-    }
-
     fn typed(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut sent = Vec::with_capacity(bytes.len());
         for &byte in bytes {

@@ -5,7 +5,8 @@ use kgate_machine::process;
 use kgate_model::host::HostCommand;
 use kgate_model::inventory::PowerCommands;
 
-use super::{Action, Bmc, Deadline, Firmware, PowerError, PowerState, line};
+use super::{Action, Bmc, Deadline, Firmware, PowerError, PowerState};
+use crate::text::line;
 
 /// Shell commands of the inventory.
 #[derive(Debug)]

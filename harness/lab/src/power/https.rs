@@ -27,7 +27,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{PowerError, line};
+use super::PowerError;
+use crate::ssh::hex;
+use crate::text::line;
 
 /// Bytes of an answer. A computer system's description has some ten thousand.
 const LONGEST: usize = 1 << 20;
@@ -323,8 +325,4 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

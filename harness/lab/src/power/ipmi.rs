@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use kgate_machine::process;
 use kgate_model::host::HostCommand;
 use kgate_model::inventory::Ipmi;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::{Action, Bmc, Deadline, Firmware, Pauses, PowerError, PowerState, line};
+use super::{Action, Bmc, Deadline, Firmware, Pauses, PowerError, PowerState};
 use crate::secret::Secrets;
+use crate::text::line;
 
 /// What is left of a call's time when `ipmitool` is ended, to say why.
 const LAST: Duration = Duration::from_millis(50);
@@ -82,9 +83,7 @@ impl Ipmitool {
                 Err(error) => return Err(error),
             };
             let error = match meaning {
-                Meaning::Inventory => PowerError::Controller(format!(
-                    "the BMC can't be logged in to as the inventory says: {said}"
-                )),
+                Meaning::Inventory => PowerError::Controller(not_so(&said)),
                 Meaning::Login => PowerError::Unauthorised(said),
                 Meaning::Nobody => PowerError::Unreachable(said),
                 Meaning::Unsupported => PowerError::Unsupported(format!("the BMC can't: {said}")),
@@ -106,22 +105,10 @@ impl Ipmitool {
         let password = self
             .secrets
             .get(&self.at.password)
+            .await
             .map_err(|error| PowerError::Controller(error.to_string()))?;
-        // It asks twice, waits for 1 s and 2 s, and counts a lost packet as nobody there.
-        let port = self.at.port.to_string();
-        let limit = by.left().saturating_sub(LAST);
-        let mut tool = HostCommand::new("ipmitool", limit)
-            .args(["-I", "lanplus", "-v", "-E", "-N", "1", "-R", "2"])
-            .args(["-H", &self.at.address, "-p", &port, "-U", &self.at.user]);
-        if let Some(suite) = self.at.cipher_suite {
-            tool = tool.args(["-C".to_owned(), suite.to_string()]);
-        }
-        tool = tool.args(words.iter().copied());
-        // It reads either, and prefers what may be in the environment already.
-        for name in ["IPMITOOL_PASSWORD", "IPMI_PASSWORD"] {
-            tool.env.push((name.into(), password.expose_secret().into()));
-        }
-        let output = match process::output(&tool).await {
+        let program = HostCommand::new("ipmitool", by.left().saturating_sub(LAST));
+        let output = match process::output(&ipmitool(program, &self.at, &password, words)).await {
             Ok(output) => output,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 return Err(PowerError::TimedOut(by.whole));
@@ -140,6 +127,42 @@ impl Ipmitool {
     async fn boot_device(&self, by: Deadline) -> Result<BootDevice, PowerError> {
         Ok(boot_device(&self.run(&["chassis", "bootparam", "get", "5"], by).await?))
     }
+}
+
+/// `program`, which is `ipmitool` or starts it, with a BMC to talk to and what to say. The password is in its
+/// environment only.
+pub(crate) fn ipmitool(
+    program: HostCommand,
+    at: &Ipmi,
+    password: &SecretString,
+    words: &[&str],
+) -> HostCommand {
+    let Ipmi { address, port, user, cipher_suite, .. } = at;
+    // It asks twice, waits for 1 s and 2 s, and counts a lost packet as nobody there.
+    let mut tool = program
+        .args(["-I", "lanplus", "-v", "-E", "-N", "1", "-R", "2", "-H", address, "-U", user, "-p"])
+        .arg(port.to_string());
+    if let Some(suite) = cipher_suite {
+        tool = tool.arg("-C").arg(suite.to_string());
+    }
+    // It reads either, and prefers what may be in the environment already.
+    for name in ["IPMITOOL_PASSWORD", "IPMI_PASSWORD"] {
+        tool.env.push((name.into(), password.expose_secret().into()));
+    }
+    tool.args(words)
+}
+
+/// What is wrong with the inventory by what `ipmitool` said, if anything is.
+pub(crate) fn mistake(said: &str) -> Option<String> {
+    match complaint(said) {
+        (Meaning::Inventory, said) => Some(not_so(&said)),
+        (Meaning::Login, _) => Some("the BMC refused the login".to_owned()),
+        _ => None,
+    }
+}
+
+fn not_so(said: &str) -> String {
+    format!("the BMC can't be logged in to as the inventory says: {said}")
 }
 
 /// What `ipmitool` means by what it says on its standard error.

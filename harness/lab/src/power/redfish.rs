@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::https::{Answer, Broken, Client};
-use super::{Action, Bmc, Deadline, Firmware, Pauses, PowerError, PowerState, line};
+use super::{Action, Bmc, Deadline, Firmware, Pauses, PowerError, PowerState};
 use crate::secret::Secrets;
+use crate::text::line;
 
 const ROOT: &str = "/redfish/v1/";
 const SYSTEMS: &str = "/redfish/v1/Systems";
@@ -78,6 +79,7 @@ impl Redfish {
         let password = self
             .secrets
             .get(&self.password)
+            .await
             .map_err(|error| PowerError::Controller(error.to_string()))?;
         let mut talk = Talk { bmc: self, client, password, by, session: None, logins: 0 };
         if self.sessions.get() {

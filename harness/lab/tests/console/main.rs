@@ -10,6 +10,7 @@ mod tcp;
 use std::path::Path;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use kgate_lab::console::{ConsoleError, Feed, Opening, Reader, State};
 use kgate_lab::secret::{SecretError, Secrets};
 use kgate_model::inventory::{ConsoleSource, SecretRef};
@@ -97,8 +98,9 @@ fn skip(why: &str) {
 /// Secrets in files, and a wrong one by the name of a variable.
 struct Files;
 
+#[async_trait(?Send)]
 impl Secrets for Files {
-    fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError> {
+    async fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError> {
         match secret {
             SecretRef::File(path) => {
                 let text = std::fs::read_to_string(path);

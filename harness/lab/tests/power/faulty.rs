@@ -8,6 +8,7 @@ use crate::bmc::{
     Asked, Authority, Bmc, Identity, Manner, PASSWORD, RESET, Reply, SYSTEM, State, USER, Wrong,
 };
 use crate::faults::{self, Fault};
+use async_trait::async_trait;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use kgate_lab::power::{self, Action, Firmware, PowerError};
@@ -26,8 +27,9 @@ const AT_ONCE: usize = 32;
 
 struct Known;
 
+#[async_trait(?Send)]
 impl Secrets for Known {
-    fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError> {
+    async fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError> {
         match secret {
             SecretRef::Env(name) if name == "BMC_PASSWORD" => Ok(PASSWORD.into()),
             SecretRef::Env(name) if name == "WRONG" => Ok("wrong".into()),

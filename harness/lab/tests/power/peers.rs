@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::faults;
+use async_trait::async_trait;
 use futures::future::join_all;
 use kgate_lab::power::{self, Action, Firmware, Power, PowerError, PowerState};
 use kgate_lab::secret::{LocalSecrets, SecretError, Secrets};
@@ -22,11 +23,12 @@ pub(crate) const PASSWORD: &str = "labpw";
 /// The stand-in's password, or what the reference itself says.
 struct Told;
 
+#[async_trait(?Send)]
 impl Secrets for Told {
-    fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError> {
+    async fn get(&self, secret: &SecretRef) -> Result<SecretString, SecretError> {
         match secret {
             SecretRef::Env(value) => Ok(value.as_str().into()),
-            file => LocalSecrets::new(|_: &str| None).get(file),
+            file => LocalSecrets::new(|_: &str| None).get(file).await,
         }
     }
 }
