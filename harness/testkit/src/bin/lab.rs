@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         println!("  console  nc 127.0.0.1 {}", host.serial_port());
         println!("  power    {} status|on|off|soft|reset|cycle|nmi", host.button().display());
     }
-    println!("\ninventory: {file}     kgate lab --lab {file} list\nCtrl-C ends all.");
+    println!("\ninventory: {file}     kgate lab list --lab {file}\nCtrl-C ends all.");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     // What can't wait ends now.
     let waited = runtime.and_then(|runtime| runtime.block_on(tokio::signal::ctrl_c()));
