@@ -46,6 +46,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Kernels that a host comes up with, one after the other, before it is given up.
 const OTHERS: usize = 2;
 
+/// Is told of everything that happens to a host, by its name.
+pub type Told = Box<dyn Fn(&str, &Event)>;
+
 /// What all walks of a run have in common.
 pub struct Errand {
     /// Where journals and locks of hosts are.
@@ -59,7 +62,7 @@ pub struct Errand {
     /// Where secrets of the inventory come from.
     pub secrets: Rc<dyn Secrets>,
     /// Told of everything that happens to a host, by its name.
-    pub told: Box<dyn Fn(&str, &Event)>,
+    pub told: Told,
 }
 
 impl std::fmt::Debug for Errand {

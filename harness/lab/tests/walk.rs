@@ -80,10 +80,7 @@ impl Site {
             kernel_log: Some(self.dir.path().join(format!("{role}.kmsg"))),
             deadline: Duration::from_secs(60),
         };
-        let booted = self.lab.boot(&request).await;
-        let fault = booted.as_ref().err().map(|error| error.fault.to_string());
-        println!("{role}: {fault:?} after {:?}", self.begun.elapsed());
-        booted
+        self.lab.boot(&request).await
     }
 
     /// Gives the host back, and sees for itself that nothing is left.
@@ -93,10 +90,6 @@ impl Site {
         assert!(!journal::left(&self.state(), &self.host.name).unwrap().anything());
         let left = self.stand_in.ssh("ls -A /var/lib/kgate 2>/dev/null; ls /lib/modules");
         assert_eq!(left.lines().count(), 1, "{left}");
-        println!("finished after {:?}", self.begun.elapsed());
-        for event in &*self.events.borrow() {
-            println!("  {event:?}");
-        }
     }
 
     fn is_production(&self) {
@@ -110,7 +103,6 @@ impl Site {
         let Err(error) = self.boot(Role::Candidate, arguments).await else {
             panic!("it must not come up")
         };
-        println!("{} | {:?}", error.fault, error.findings);
         // The host is back before its kernel is blamed.
         self.is_production();
         self.finish().await;
