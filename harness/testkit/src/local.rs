@@ -80,7 +80,7 @@ struct Inner {
     active: Rc<Cell<usize>>,
     most: Cell<usize>,
     /// Machines that there are on each lab host that was used.
-    hosts: Rc<RefCell<BTreeMap<String, usize>>>,
+    hosts: Boots,
     left: RefCell<BTreeMap<String, String>>,
     finished: Cell<usize>,
 }
@@ -404,12 +404,15 @@ fn pair() -> std::io::Result<(UnixStream, StdUnixStream)> {
     Ok((UnixStream::from_std(ours)?, theirs))
 }
 
+/// How many machines there are on each host.
+type Boots = Rc<RefCell<BTreeMap<String, usize>>>;
+
 /// The agent's process, ended when it is dropped.
 struct Process {
     child: Option<Child>,
     remote: Remote,
     active: Rc<Cell<usize>>,
-    host: Option<(String, Rc<RefCell<BTreeMap<String, usize>>>)>,
+    host: Option<(String, Boots)>,
 }
 
 impl Drop for Process {
