@@ -22,7 +22,7 @@ use kgate_lab::power::PowerError;
 use kgate_lab::reservation::ReservationError;
 use kgate_lab::secret::{LocalSecrets, Secrets};
 use kgate_lab::ssh::SshError;
-use kgate_lab::walk::{Errand, WalkError};
+use kgate_lab::walk::{Errand, Told, WalkError};
 use kgate_model::inventory::{Inventory, LabHost};
 use kgate_model::outcome::Role;
 use kgate_scenario::Places;
@@ -133,7 +133,7 @@ pub(crate) fn errand(
     context: &Context,
     run: &str,
     evidence: PathBuf,
-    told: Box<dyn Fn(&str, &Event)>,
+    told: Told,
 ) -> Result<Rc<Errand>, CommandError> {
     let (state, run) = (context.lab_state()?.to_owned(), run.to_owned());
     Ok(Rc::new(Errand { state, evidence, run, user: user(), secrets: secrets(), told }))

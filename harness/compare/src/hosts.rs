@@ -49,10 +49,13 @@ fn on<'a>(record: &'a RunRecord, host: &'a str) -> impl Iterator<Item = &'a Boot
     record.boots.iter().filter(move |boot| boot.planned.host.as_deref() == Some(host))
 }
 
+/// Values of a condition, each with the boots that had it.
+type Values<'a> = BTreeMap<&'a str, Vec<(Role, u32)>>;
+
 /// Why what a lab host measured doesn't count, by host: its boots were not in the same state.
 pub(crate) fn uneven(record: &RunRecord) -> BTreeMap<String, String> {
     let why = |host: &str| {
-        let mut states: BTreeMap<&str, BTreeMap<&str, Vec<(Role, u32)>>> = BTreeMap::new();
+        let mut states: BTreeMap<&str, Values<'_>> = BTreeMap::new();
         for boot in on(record, host) {
             for (name, value) in boot.conditions.iter().flatten() {
                 let boots = states.entry(name).or_default().entry(value).or_default();
@@ -68,7 +71,7 @@ pub(crate) fn uneven(record: &RunRecord) -> BTreeMap<String, String> {
 }
 
 /// `governor powersave in candidate-2, performance in the others`.
-fn told(name: &str, values: &BTreeMap<&str, Vec<(Role, u32)>>) -> String {
+fn told(name: &str, values: &Values<'_>) -> String {
     let mut values: Vec<_> = values.iter().collect();
     values.sort_by_key(|(_, boots)| boots.len());
     let last = values.len() - 1;
