@@ -77,6 +77,14 @@ fn a_path_with_a_quote_stays_one_word() {
 }
 
 #[test]
+fn a_guard_lets_a_host_boot() {
+    let text = "hosts:\n  a: { limits: { boot: 20m } }\n  b: { limits: { boot: 20m }, boot: { guard: 1m } }\n";
+    let guards =
+        load(text).unwrap().hosts.iter().map(|host| host.boot.guard.as_secs()).collect::<Vec<_>>();
+    assert_eq!(guards, [20 * 60, 60]);
+}
+
+#[test]
 fn mistakes() {
     let cases = [
         ("no hosts", "defaults: {}\n"),

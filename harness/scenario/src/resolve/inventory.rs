@@ -22,7 +22,8 @@ use crate::yaml::Span;
 const IPMI: u16 = 623;
 /// Time limit of a hook.
 const HOOK: Duration = Duration::from_secs(300);
-/// Silence of kgate after which a host goes back to production.
+/// Silence of kgate after which a host goes back to production; no less than its boot may take, in which
+/// nothing is heard of kgate.
 const GUARD: Duration = Duration::from_secs(600);
 /// The least of that: a host takes its time to come up.
 const LEAST_GUARD: Duration = Duration::from_secs(5);
@@ -100,7 +101,14 @@ impl Reader<'_, '_> {
             .collect();
         let needs_bmc = |boot: &Boot| matches!(boot.method, BootMethod::Pxe { .. });
         let boot_span = raw.boot.span();
-        let boot = self.boot(raw.boot.get().unwrap_or_default());
+        let (limits, default) = (raw.limits.get().unwrap_or_default(), Limits::default());
+        let limits = Limits {
+            boot: limits.boot.plain().unwrap_or(default.boot),
+            shutdown: limits.shutdown.plain().unwrap_or(default.shutdown),
+            nmi: limits.nmi.plain().unwrap_or(default.nmi),
+            bmc: limits.bmc.plain().unwrap_or(default.bmc),
+        };
+        let boot = self.boot(raw.boot.get().unwrap_or_default(), limits.boot);
         if boot.as_ref().is_some_and(needs_bmc) && power.is_none() && self.sink.is_clean() {
             let hint = "a boot from the network is asked of the BMC: add `power`";
             self.sink.report(boot_span, "`method: pxe` without power", Some(hint.into()));
@@ -112,7 +120,6 @@ impl Reader<'_, '_> {
             Some((span, reservation)) => self.reservation(span, reservation)?,
             None => Reservation::Own,
         };
-        let (limits, default) = (raw.limits.get().unwrap_or_default(), Limits::default());
         Some(LabHost {
             name: self.name.to_owned(),
             tags: tags.into_iter().map(|tag| tag.0).collect(),
@@ -122,12 +129,7 @@ impl Reader<'_, '_> {
             boot: boot?,
             hooks,
             reservation,
-            limits: Limits {
-                boot: limits.boot.plain().unwrap_or(default.boot),
-                shutdown: limits.shutdown.plain().unwrap_or(default.shutdown),
-                nmi: limits.nmi.plain().unwrap_or(default.nmi),
-                bmc: limits.bmc.plain().unwrap_or(default.bmc),
-            },
+            limits,
         })
     }
 
@@ -385,7 +387,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn boot(&mut self, raw: raw::Boot) -> Option<Boot> {
+    fn boot(&mut self, raw: raw::Boot, limit: Duration) -> Option<Boot> {
         let method = raw.method.plain().unwrap_or(BootWord::Grub);
         let word = match method {
             BootWord::Grub => "grub",
@@ -406,7 +408,7 @@ impl Reader<'_, '_> {
             BootWord::Pxe => self.pxe(raw.pxe),
         };
         let guard_span = raw.guard.span();
-        let guard = raw.guard.plain().unwrap_or(GUARD);
+        let guard = raw.guard.plain().unwrap_or(GUARD.max(limit));
         if guard < LEAST_GUARD {
             let hint = "a host that comes up takes a while to be heard";
             self.sink.report(guard_span, "`guard` is less than 5s", Some(hint.to_owned()));
