@@ -177,6 +177,7 @@ pub(crate) fn tell(host: &str, event: &Event) {
 fn words(event: &Event) -> Option<String> {
     Some(match event {
         Event::Reserving { .. } => "reserving it".into(),
+        Event::Stealing => "taking it from whoever has it".into(),
         Event::Draining => "draining it".into(),
         Event::TakingOut => "taking it out of production".into(),
         Event::Production { release, .. } => format!("production is {release}"),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kgate_model::inventory::{BootMethod, LabHost};
+use kgate_model::wire::Identity;
 
 use crate::host::HostFacts;
 use crate::power::{Firmware, Power, PowerError};
@@ -110,7 +111,7 @@ impl<'a> Selector<'a> {
         power: Option<&dyn Power>,
     ) -> Result<Production, SelectError> {
         let identity = &facts.identity;
-        if identity.command_line.contains(&format!("{BOOT}=")) {
+        if is_ours(identity) {
             return Err(SelectError::NotSafe(format!(
                 "{} runs, a kernel under test and not production: `kgate lab recover {}`",
                 identity.release, self.host.name
@@ -161,7 +162,7 @@ impl<'a> Selector<'a> {
         boot: &str,
         shutdown: Duration,
     ) -> Result<(), SelectError> {
-        let command_line = format!("{} {BOOT}={boot}", staged.command_line);
+        let command_line = format!("{} {}", staged.command_line, mark(boot));
         let mut armament = match &self.host.boot.method {
             BootMethod::Grub { .. } => grub::armament(ssh, staged, &command_line).await?,
             BootMethod::Kexec => kexec::armament(staged, &command_line),
@@ -169,7 +170,11 @@ impl<'a> Selector<'a> {
                 let power = power.ok_or_else(without_power)?;
                 pxe::offer(directory, script, url, &self.host.name, staged, &command_line)?;
                 let firmware = if production.efi { Firmware::Uefi } else { Firmware::Bios };
-                power.boot_from_network_once(firmware).await?;
+                if let Err(error) = power.boot_from_network_once(firmware).await {
+                    // It may have understood all the same.
+                    pxe::withdraw(directory, script)?;
+                    return Err(error.into());
+                }
                 Armament {
                     assertions: Vec::new(),
                     arm: ":".into(),
@@ -265,6 +270,17 @@ impl<'a> Selector<'a> {
     }
 }
 
+/// The word on a kernel's command line that tells the boot with this id from all others.
+pub(crate) fn mark(id: &str) -> String {
+    format!("{BOOT}={id}")
+}
+
+/// Whether a kernel was booted by kgate.
+pub(crate) fn is_ours(identity: &Identity) -> bool {
+    let marked = |word: &str| word.strip_prefix(BOOT).is_some_and(|rest| rest.starts_with('='));
+    identity.command_line.split_whitespace().any(marked)
+}
+
 /// Reboots a host in an orderly way into whatever it boots by default. Returns when it has begun.
 ///
 /// # Errors
@@ -275,6 +291,16 @@ pub async fn reboot(ssh: &Ssh, within: Duration) -> Result<(), SshError> {
          </dev/null >/dev/null 2>&1 &"
     );
     ssh.ask("rebooting", &script, within).await.map(drop)
+}
+
+/// Has a host reboot that asks nobody any more. Returns when it has begun.
+///
+/// # Errors
+/// See [`SshError`].
+pub(crate) async fn force_reboot(ssh: &Ssh, within: Duration) -> Result<(), SshError> {
+    const SCRIPT: &str = "(sleep 1; echo s >/proc/sysrq-trigger; sleep 2; \
+        echo b >/proc/sysrq-trigger) </dev/null >/dev/null 2>&1 &";
+    ssh.ask("rebooting", SCRIPT, within).await.map(drop)
 }
 
 pub(crate) fn without_power() -> SelectError {

@@ -28,7 +28,9 @@ pub enum Event {
         /// What the marker on the host holds when it is ours.
         token: String,
     },
-    /// The hook `drain` is about to run.
+    /// It is about to be taken from whoever has it: what they did to it isn't known.
+    Stealing,
+    /// It is about to be taken out of service: the hook `drain`, if there is one, is about to run.
     Draining,
     /// The hook `take-out` is about to run.
     TakingOut,
@@ -205,6 +207,7 @@ impl Left {
                 self.run = Some(run.clone());
                 self.token = Some(token.clone());
             }
+            Event::Stealing => (self.staged, self.away) = (true, true),
             Event::Draining | Event::TakingOut => self.drained = true,
             Event::Production { release, version } => {
                 self.production = Some((release.clone(), version.clone()));

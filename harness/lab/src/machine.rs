@@ -196,7 +196,7 @@ impl Machine for Booted {
         let lived = back.found.as_ref().is_some_and(|i| i.boot_id == self.identity.boot_id);
         match (fault.blame, fault.kind) {
             // Its console told of another kernel, or of nothing that it did.
-            (Blame::Kernel, FaultKind::Died) if lived => Fault::harness(
+            (Blame::Kernel, FaultKind::Died | FaultKind::Panic) if lived => Fault::harness(
                 FaultKind::Lab,
                 format!("{}, but it was in the same boot afterwards", fault.message),
             ),

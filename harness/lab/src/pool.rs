@@ -278,6 +278,12 @@ async fn give_back(seat: &Seat) -> Option<Given> {
     let mut inner = seat.inner.lock().await;
     let mut walk = inner.walk.take()?;
     let name = &seat.host.name;
+    if inner.begun && !walk.left().anything() {
+        // Somebody has taken it away: it is theirs to bring back.
+        let why = inner.failed.clone().unwrap_or_default();
+        let words = vec![format!("{name}: {why}")];
+        return Some(Given { host: name.clone(), away: Some(why), words });
+    }
     let settled = walk.settle(Resolve::UnlessHookFailed).await;
     let (left, mut words, mut away) = (walk.left().clone(), Vec::new(), None);
     let recover = format!("`kgate lab recover {name}`");

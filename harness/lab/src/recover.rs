@@ -4,8 +4,7 @@ use std::rc::Rc;
 
 use kgate_model::inventory::LabHost;
 
-use crate::journal::{Event, Step};
-use crate::reservation::{self, ReservationError};
+use crate::journal::Step;
 use crate::stage;
 use crate::steps;
 use crate::walk::{Errand, Known, Resolve, Walk, WalkError};
@@ -31,24 +30,10 @@ pub async fn recover(
     steal: bool,
 ) -> Result<Recovered, WalkError> {
     let mut walk = Walk::open(host, errand).await?;
-    let left = walk.left().clone();
-    if let Some((ssh, identity)) = walk.glance().await {
-        let held = |by: String| ReservationError::Held { host: host.name.clone(), by };
-        match reservation::marked(host, &ssh).await? {
-            Some(marker) if left.token.as_ref() != Some(&marker.token) => {
-                if !steal {
-                    if left.anything() {
-                        // Whoever took it since has to bring it back.
-                        walk.record(Event::Released);
-                    }
-                    return Err(held(marker.describe()).into());
-                }
-                walk.reserve(&ssh, true).await?;
-            }
-            _ => {}
-        }
-        drop((ssh, identity));
-    } else if !left.anything() && !steal {
+    walk.steal = steal;
+    if let Some((ssh, _)) = walk.glance().await {
+        walk.still_ours(&ssh).await?;
+    } else if !walk.left().anything() && !steal {
         return Err(WalkError::Stranded(
             "it does not answer, and no journal here says that it was left; use --steal to reset it".into(),
         ));

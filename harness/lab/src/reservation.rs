@@ -162,8 +162,7 @@ fn read_holder(file: &mut File) -> Option<Holder> {
 }
 
 /// Reserves a host beyond this controller: its marker, and its place where the inventory names one.
-/// `ours` is the token of a reservation that this controller's journal says it had. With `steal` whoever
-/// has it loses it.
+/// With `steal` whoever has it loses it.
 ///
 /// # Errors
 /// Somebody else has it, or it can't be done; then no more of it is ours than was before.
@@ -171,14 +170,13 @@ pub async fn acquire(
     host: &LabHost,
     ssh: &Ssh,
     holder: &Holder,
-    ours: Option<&str>,
     steal: bool,
 ) -> Result<(), ReservationError> {
     let mut new = false;
     if let Reservation::Labgrid { coordinator, place } = &host.reservation {
         new = labgrid::acquire(&host.name, coordinator, place, holder, steal).await?;
     }
-    let marked = mark(host, ssh, holder, ours, steal).await;
+    let marked = mark(host, ssh, holder, steal).await;
     if marked.is_err()
         && new
         && let Reservation::Labgrid { coordinator, place } = &host.reservation
@@ -200,14 +198,27 @@ pub async fn release(host: &LabHost, ssh: &Ssh, holder: &Holder) -> Result<(), R
     Ok(())
 }
 
-/// Who has a host, as its marker says.
+/// The token and a description of who has a host, as its marker says. A marker that can't be read is
+/// somebody's, too.
 ///
 /// # Errors
 /// It can't be asked.
-pub async fn marked(host: &LabHost, ssh: &Ssh) -> Result<Option<Holder>, ReservationError> {
-    let script = format!("cat {} 2>/dev/null || :", marker(host));
-    let text = ask(host, ssh, "the marker of its reservation", &script).await?;
-    Ok(serde_json::from_str(text.trim()).ok())
+pub async fn marked(
+    host: &LabHost,
+    ssh: &Ssh,
+) -> Result<Option<(String, String)>, ReservationError> {
+    let marker = marker(host);
+    let script = format!("[ ! -e {marker} ] || {{ echo held; cat {marker}; }}");
+    Ok(held(&ask(host, ssh, &script).await?))
+}
+
+/// What a script has said of a marker that it found, if it has.
+fn held(said: &str) -> Option<(String, String)> {
+    let holder = serde_json::from_str::<Holder>(said.strip_prefix("held")?.trim());
+    Some(match holder {
+        Ok(holder) => (holder.token.clone(), holder.describe()),
+        Err(_) => (String::new(), "an unknown controller".into()),
+    })
 }
 
 /// The marker, as a word of the host's shell.
@@ -215,50 +226,37 @@ fn marker(host: &LabHost) -> String {
     quote(&host.boot.directory.join("holder.json").to_string_lossy())
 }
 
-async fn ask(
-    host: &LabHost,
-    ssh: &Ssh,
-    what: &str,
-    script: &str,
-) -> Result<String, ReservationError> {
+async fn ask(host: &LabHost, ssh: &Ssh, script: &str) -> Result<String, ReservationError> {
     let failed = |source| ReservationError::Ssh { host: host.name.clone(), source };
-    ssh.ask(what, script, MARKER).await.map_err(failed)
+    ssh.ask("the marker of its reservation", script, MARKER).await.map_err(failed)
 }
 
 async fn mark(
     host: &LabHost,
     ssh: &Ssh,
     holder: &Holder,
-    ours: Option<&str>,
     steal: bool,
 ) -> Result<(), ReservationError> {
     let directory = quote(&host.boot.directory.to_string_lossy());
     let (marker, content) = (marker(host), quote(&String::from_utf8_lossy(&json(holder))));
-    // A link is made or not: of two controllers one succeeds. Theirs is theirs when it is empty, too.
+    let there = if steal {
+        format!("mv -f \"$new\" {marker} && sync")
+    } else {
+        format!("echo held; cat {marker}")
+    };
+    // A link is made or not: of two controllers one succeeds.
     let script = format!(
         "umask 077; mkdir -p {directory} || exit 1
 new={directory}/.holder.$$
 trap 'rm -f \"$new\"' EXIT
 printf '%s\\n' {content} > \"$new\" && sync || exit 1
-if ! ln \"$new\" {marker} 2>/dev/null; then
-  [ -e {marker} ] || {{ ln \"$new\" {marker}; exit 1; }}
-  for token in {mine}; do
-    if [ \"$token\" = any ] || grep -q \"\\\"token\\\":\\\"$token\\\"\" {marker}; then
-      mv -f \"$new\" {marker} && sync && exit 0 || exit 1
-    fi
-  done
-  echo held; cat {marker}
-else sync; fi",
-        mine = if steal { "any" } else { ours.unwrap_or("none") },
+if ln \"$new\" {marker} 2>/dev/null; then sync
+elif [ -e {marker} ]; then {there}
+else ln \"$new\" {marker} && sync; fi"
     );
-    let text = ask(host, ssh, "the marker of its reservation", &script).await?;
-    match text.strip_prefix("held") {
+    match held(&ask(host, ssh, &script).await?) {
         None => Ok(()),
-        Some(json) => {
-            let held: Option<Holder> = serde_json::from_str(json.trim()).ok();
-            let by = held.map_or("an unknown controller".into(), |holder| holder.describe());
-            Err(ReservationError::Held { host: host.name.clone(), by })
-        }
+        Some((_, by)) => Err(ReservationError::Held { host: host.name.clone(), by }),
     }
 }
 
@@ -267,7 +265,7 @@ async fn unmark(host: &LabHost, ssh: &Ssh, token: &str) -> Result<(), Reservatio
     let script = format!(
         "if grep -q '\"token\":\"{token}\"' {marker} 2>/dev/null; then rm -f {marker} && sync; fi"
     );
-    ask(host, ssh, "the marker of its reservation", &script).await.map(drop)
+    ask(host, ssh, &script).await.map(drop)
 }
 
 #[cfg(test)]

@@ -34,7 +34,11 @@ const COMPLAINT: usize = 16 << 10;
 const QUOTED: usize = 400;
 /// Has a script carried out that comes by standard input, since some servers take no long command. All
 /// of it is read before any of it is carried out, so what it starts finds an empty input.
-const SCRIPT: &str = r#"sh -c 'eval "$(cat)"'"#;
+///
+/// One that a broken connection has cut short lacks its last line, and is not carried out.
+const SCRIPT: &str =
+    r##"sh -c 's=$(cat); case $s in *"#end") eval "$s" ;; *) echo cut short >&2; exit 1 ;; esac'"##;
+const LAST_LINE: &str = "\n#end\n";
 /// A directory without a lock is a left-over when it is older than this.
 const MAKING: Duration = Duration::from_secs(600);
 
@@ -172,7 +176,7 @@ impl Ssh {
     /// # Errors
     /// [`SshError::Silent`] after `within`, [`SshError::Broken`]; never for an exit code.
     pub async fn run(&self, script: &str, within: Duration) -> Result<Output, SshError> {
-        self.carry_out(SCRIPT, script.as_bytes(), KEPT, within).await
+        self.script(script, KEPT, within).await
     }
 
     /// As [`Self::run`], and gives what it printed, as text without white space at its ends. `what` is
@@ -202,7 +206,7 @@ impl Ssh {
         limit: usize,
         within: Duration,
     ) -> Result<Vec<u8>, SshError> {
-        let output = self.carry_out(SCRIPT, script.as_bytes(), limit, within).await?;
+        let output = self.script(script, limit, within).await?;
         succeeded(what, &output)?;
         Ok(output.stdout)
     }
@@ -290,6 +294,16 @@ impl Ssh {
             Ok(why) => why.clone().unwrap_or_default(),
             Err(_) => "its watch ended".into(),
         }
+    }
+
+    async fn script(
+        &self,
+        script: &str,
+        limit: usize,
+        within: Duration,
+    ) -> Result<Output, SshError> {
+        let whole = format!("{script}{LAST_LINE}");
+        self.carry_out(SCRIPT, whole.as_bytes(), limit, within).await
     }
 
     async fn carry_out(

@@ -18,7 +18,7 @@ use kgate_model::wire::Identity;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::boot::{ANSWER, BOOT, SelectError, Selector, pxe};
+use crate::boot::{ANSWER, BOOT, SelectError, Selector, mark, pxe};
 use crate::host::{self, HostFacts};
 use crate::initrd;
 use crate::ssh::{Ssh, Upload, hex, quote};
@@ -83,7 +83,7 @@ impl Staged {
     /// Whether the kernel that runs is this one, booted by the boot with this id.
     #[must_use]
     pub fn is(&self, identity: &Identity, boot: &str) -> bool {
-        let marked = format!("{BOOT}={boot}");
+        let marked = mark(boot);
         identity.release == self.release
             && self.banner.contains(&identity.version)
             && identity.command_line.split_whitespace().any(|word| word == marked)
@@ -316,7 +316,8 @@ fn command_line(
     words.extend(kernel_args.iter().map(String::as_str));
     let panic = format!("panic={PANIC}");
     // Waiting for ever after a panic would take a power cycle.
-    if !words.iter().any(|word| word.strip_prefix("panic=").is_some_and(|s| s != "0")) {
+    let told = words.iter().rev().find_map(|word| word.strip_prefix("panic="));
+    if told.is_none_or(|seconds| seconds == "0") {
         words.push(&panic);
     }
     let line = words.join(" ");
@@ -440,6 +441,8 @@ mod tests {
         assert_eq!(told, "root=LABEL=x panic=-1 console=ttyS1");
         let own = line("root=LABEL=x panic=5", Some("u"), Some("/dev/x"), &[]).unwrap();
         assert_eq!(own, "root=/dev/x panic=5 console=ttyS1");
+        let last = line("root=LABEL=x panic=5", None, None, &["panic=0"]).unwrap();
+        assert!(last.ends_with("panic=0 panic=10"), "{last}");
         assert!(line(&"x ".repeat(2000), None, None, &[]).is_err());
     }
 }

@@ -16,7 +16,7 @@ use kgate_model::wire::{Identity, Setup};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::boot::{SelectError, Selector};
+use crate::boot::{self, SelectError, Selector};
 use crate::console::netconsole;
 use crate::host;
 use crate::journal::Event;
@@ -177,7 +177,7 @@ impl Walk {
             let failure = match &self.production {
                 Some(p)
                     if (&p.release, &p.version) == (&identity.release, &identity.version)
-                        && !crate::walk::is_ours(&identity) =>
+                        && !boot::is_ours(&identity) =>
                 {
                     Failure::Returned
                 }
@@ -265,7 +265,7 @@ impl Walk {
 
     /// Listens to the console for one boot.
     fn listen(&self, path: &Path, id: &str) -> std::io::Result<Listening> {
-        let mark = format!("kgate.boot={id}");
+        let mark = boot::mark(id);
         let (window, passed) = match self.feeds.first() {
             Some(feed) => Window::new(feed.reader(), &mark),
             None => Window::new(tokio::io::empty(), &mark),
@@ -356,7 +356,10 @@ impl Walk {
             }
         };
         let ours = boot_id.is_some() || started(trip, heard, self.production.as_ref());
+        // It is there, in the boot that seemed to be over: what told of its end was wrong.
+        let lived = back.found.as_ref().is_some_and(boot::is_ours);
         match failure {
+            Failure::Panicked | Failure::Returned | Failure::Lost(_) if lived => lab(what),
             Failure::Panicked | Failure::Unready(_) => titled(what),
             Failure::Wrong(_) => Fault::harness(FaultKind::Identity, what),
             Failure::Stayed | Failure::Unarmed(_) => lab(what),
@@ -364,12 +367,6 @@ impl Walk {
                 Some(_) => titled(what),
                 None => Fault::harness(FaultKind::Channel, what),
             },
-            // It is there, in the boot in which it was lost: the way to it was broken.
-            Failure::Lost(_)
-                if back.found.as_ref().is_some_and(|i| Some(&*i.boot_id) == boot_id) =>
-            {
-                lab(what)
-            }
             Failure::Silent | Failure::Returned | Failure::Lost(_) => {
                 if ours || !back.crash.is_empty() {
                     return titled(what);

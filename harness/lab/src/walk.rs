@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use kgate_machine::process;
 use kgate_model::host::HostCommand;
-use kgate_model::inventory::{Hook, LabHost, Limits};
+use kgate_model::inventory::{Hook, Hooks, LabHost, Limits};
 use kgate_model::outcome::Role;
 use kgate_model::wire::Identity;
 use tokio::time::{Instant, sleep, timeout};
@@ -119,8 +119,21 @@ impl WalkError {
             | Self::Reservation(ReservationError::Ssh { source: error, .. }) => {
                 error.is_configuration()
             }
-            Self::Select(SelectError::Power(error)) => matches!(error, PowerError::Identity(_)),
+            Self::Select(SelectError::Power(error)) => error.is_misconfiguration(),
             Self::Console(error) => matches!(error, ConsoleError::Mistake { .. }),
+            _ => false,
+        }
+    }
+
+    /// Whether the host, which was there a moment ago, may just be rebooting.
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Ssh(error)
+            | Self::Select(SelectError::Ssh(error))
+            | Self::Reservation(ReservationError::Ssh { source: error, .. }) => matches!(
+                error,
+                SshError::Silent(_) | SshError::Broken(_) | SshError::Unreachable(_)
+            ),
             _ => false,
         }
     }
@@ -144,6 +157,8 @@ pub struct Walk {
     pub(crate) production: Option<Production>,
     pub(crate) facts: HostFacts,
     pub(crate) at: At,
+    /// Whoever has the host loses it.
+    pub(crate) steal: bool,
     _lock: Lock,
 }
 
@@ -247,6 +262,7 @@ impl Walk {
             production: None,
             facts: HostFacts::default(),
             at: At::Away,
+            steal: false,
             _lock: lock,
         })
     }
@@ -290,24 +306,30 @@ impl Walk {
             feed.connected(self.host.limits.bmc).await?;
         }
         if self.left().anything() {
+            if let Some((ssh, _)) = self.glance().await {
+                self.still_ours(&ssh).await?;
+            }
             self.settle(Resolve::All).await?;
         }
         let ssh = Arc::new(self.log_in().await?);
         self.holder = Holder::this(&self.errand.user, &self.errand.run);
-        self.reserve(&ssh, false).await?;
+        self.reserve(&ssh).await?;
         // Before the traffic is taken away: a host that can't be used loses none.
         let identity = host::identity(&ssh, ASK).await?;
         self.verify(Arc::clone(&ssh), &identity, false).await?;
         // What crashed before is nothing that this walk's kernels did.
         let _ = crash::collect(&ssh, &self.evidence().join("crash-before"), EVIDENCE).await;
-        for (name, event, hook) in [
-            ("drain", Event::Draining, self.host.hooks.drain.clone()),
-            ("take-out", Event::TakingOut, self.host.hooks.take_out.clone()),
-        ] {
-            if let Some(hook) = hook {
-                self.announce(event)?;
-                self.run_here(name, &hook).await?;
-            }
+        let Hooks { drain, take_out, production_ready, undrain, .. } = self.host.hooks.clone();
+        // What there is to do on the way back is done also where there is nothing to do before it.
+        if drain.is_some() || production_ready.is_some() || undrain.is_some() {
+            self.announce(Event::Draining)?;
+        }
+        if let Some(hook) = drain {
+            self.run_here("drain", &hook).await?;
+        }
+        if let Some(hook) = take_out {
+            self.announce(Event::TakingOut)?;
+            self.run_here("take-out", &hook).await?;
         }
         Ok(())
     }
@@ -316,11 +338,14 @@ impl Walk {
         Ssh::connect(&self.host.ssh, LOOK.max(ATTEMPT.2)).await
     }
 
-    /// Reserves the host for this walk, or takes it away from whoever has it.
-    pub(crate) async fn reserve(&mut self, ssh: &Ssh, steal: bool) -> Result<(), WalkError> {
+    /// Reserves the host for this walk.
+    async fn reserve(&mut self, ssh: &Ssh) -> Result<(), WalkError> {
         let Holder { run, token, .. } = self.holder.clone();
         self.announce(Event::Reserving { run, token })?;
-        match reservation::acquire(&self.host, ssh, &self.holder, None, steal).await {
+        if self.steal {
+            self.announce(Event::Stealing)?;
+        }
+        match reservation::acquire(&self.host, ssh, &self.holder, self.steal).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 if matches!(error, ReservationError::Held { .. }) {
@@ -329,6 +354,23 @@ impl Walk {
                 Err(error.into())
             }
         }
+    }
+
+    /// Sees that nobody has taken the host since this journal was written: who did has to bring it back,
+    /// and what runs on it is theirs.
+    pub(crate) async fn still_ours(&mut self, ssh: &Ssh) -> Result<(), WalkError> {
+        let marked = reservation::marked(&self.host, ssh).await?;
+        let Some((_, by)) = marked.filter(|(token, _)| self.left().token.as_ref() != Some(token))
+        else {
+            return Ok(());
+        };
+        if self.steal {
+            return self.reserve(ssh).await;
+        }
+        if self.left().anything() {
+            self.record(Event::Released);
+        }
+        Err(ReservationError::Held { host: self.host.name.clone(), by }.into())
     }
 
     /// Brings the host back to production and undoes what was done to it, as its journal says.
@@ -364,7 +406,7 @@ impl Walk {
             // It never left production: nothing there is forced, and what keeps it from being booted
             // doesn't keep it reserved.
             let (ssh, identity) = self.ask(LOOK).await?;
-            if !is_ours(&identity) {
+            if !boot::is_ours(&identity) {
                 self.at = At::Production { ssh, boot_id: identity.boot_id };
                 return Ok(());
             }
@@ -521,7 +563,7 @@ impl Walk {
             patience = self.host.limits.shutdown;
             back.by.push(Means::Reboot);
         }
-        let mut others = 0;
+        let (mut others, mut on_its_way) = (0, false);
         let mut trouble = Vec::new();
         loop {
             match self.answer(ending.as_deref(), patience).await {
@@ -529,10 +571,21 @@ impl Walk {
                     if back.by.is_empty() {
                         back.found = Some(identity.clone());
                     }
-                    if let Some(armed) = self.settled(&ssh, &identity).await? {
-                        back.armed = armed;
-                        self.collect(&ssh, back).await;
-                        return Ok(());
+                    match self.settled(&ssh, &identity, others == 0).await {
+                        Ok(Some(armed)) => {
+                            back.armed = armed;
+                            self.collect(&ssh, back).await;
+                            return Ok(());
+                        }
+                        Ok(None) => {}
+                        // It was there, and is no more.
+                        Err(error) if error.is_silence() && others < OTHERS => {
+                            trouble.push(error.to_string());
+                            others += 1;
+                            patience = boot;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
                     }
                     if others == OTHERS {
                         let Identity { release, command_line, .. } = identity;
@@ -545,12 +598,13 @@ impl Walk {
                     // A host that is going down says nothing any more.
                     let _ = boot::reboot(&ssh, ASK).await;
                     ending = Some(identity.boot_id);
+                    on_its_way = false;
                     patience = self.host.limits.shutdown;
                 }
                 Answer::Same(ssh) => {
                     if back.by.last() == Some(&Means::Reboot) {
                         self.step(Means::ForcedReboot, back);
-                        let _ = ssh.run(FORCED, ASK).await;
+                        let _ = boot::force_reboot(&ssh, ASK).await;
                         patience = boot;
                     } else {
                         ladder.retain(|means| *means > Means::Nmi);
@@ -559,15 +613,14 @@ impl Walk {
                     }
                 }
                 // It is down, and on its way.
-                Answer::Silent(_) if back.by.last() == Some(&Means::Reboot) => {
-                    if patience == boot {
-                        ladder.retain(|means| *means > Means::Nmi);
-                        patience = self.next(&mut ladder, &mut trouble, None, back).await?;
-                    } else {
-                        patience = boot;
-                    }
+                Answer::Silent(_) if back.by.last() == Some(&Means::Reboot) && !on_its_way => {
+                    on_its_way = true;
+                    patience = boot;
                 }
                 Answer::Silent(why) => {
+                    if back.by.last() == Some(&Means::Reboot) {
+                        ladder.retain(|means| *means > Means::Nmi);
+                    }
                     patience = self.next(&mut ladder, &mut trouble, why, back).await?;
                 }
             }
@@ -653,8 +706,17 @@ impl Walk {
         &mut self,
         ssh: &Arc<Ssh>,
         identity: &Identity,
+        first: bool,
     ) -> Result<Option<Option<String>>, WalkError> {
-        if is_ours(identity) {
+        self.still_ours(ssh).await?;
+        if boot::is_ours(identity) {
+            return Ok(None);
+        }
+        // Neither ours nor what was production: one more boot leads to the default, whatever that is now.
+        let production = self.production.as_ref().map(|p| (&p.release, &p.version));
+        let production = production.or(self.left().production.as_ref().map(|(r, v)| (r, v)));
+        let other = production.is_some_and(|p| p != (&identity.release, &identity.version));
+        if first && other && self.left().away {
             return Ok(None);
         }
         // It was told to reboot in this boot, and may yet do so.
@@ -789,12 +851,3 @@ pub enum Resolve {
     /// A host whose hook has failed stays drained and reserved, on production.
     UnlessHookFailed,
 }
-
-/// Whether a kernel was booted by kgate.
-pub(crate) fn is_ours(identity: &Identity) -> bool {
-    identity.command_line.split_whitespace().any(|word| word.starts_with("kgate.boot="))
-}
-
-/// A reboot that asks nobody, a moment after the answer to it.
-const FORCED: &str = "(sleep 1; echo s >/proc/sysrq-trigger; sleep 2; echo b >/proc/sysrq-trigger) \
-    >/dev/null 2>&1 </dev/null &";

@@ -272,8 +272,21 @@ async fn two_controllers_do_not_meet_on_a_host() {
     let error = recover(&site.host, &errand(other.path()), false).await.unwrap_err();
     assert!(error.is_held(), "{error}");
     // Who takes it away brings it back, and who had it is told.
-    recover(&site.host, &errand(other.path()), true).await.unwrap();
+    let Recovered::Back(steps) = recover(&site.host, &errand(other.path()), true).await.unwrap()
+    else {
+        panic!("it was another's");
+    };
+    assert_eq!(steps, [Step::Return, Step::Unstage, Step::Release]);
     drop(mine);
+    // Who had it leaves it to who has it now.
+    let mut theirs = Walk::open(&site.host, &errand(other.path())).await.unwrap();
+    theirs.begin().await.unwrap();
+    let mut mine = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
+    assert!(mine.left().anything());
+    let error = mine.begin().await.unwrap_err();
+    assert!(error.is_held() && !mine.left().anything(), "{error}");
+    drop(mine);
+    theirs.settle(Resolve::All).await.unwrap();
     assert_eq!(site.stand_in.ssh("ls -A /var/lib/kgate 2>/dev/null || :"), "");
     site.recovers().await;
 }

@@ -11,7 +11,7 @@ use kgate_lab::console::{ConsoleError, Feed, Opening};
 use kgate_lab::host::{self, HostFacts};
 use kgate_lab::journal;
 use kgate_lab::power::{Power, PowerError, PowerState};
-use kgate_lab::reservation::{Holder, Lock, labgrid};
+use kgate_lab::reservation::{Holder, Lock, labgrid, marked};
 use kgate_lab::ssh::{Ssh, SshError, Upload, quote};
 use kgate_machine::process;
 use kgate_model::host::HostCommand;
@@ -141,6 +141,13 @@ impl<'a> Check<'a> {
             return check;
         }
         let ssh = check.ssh().await;
+        if let Some(ssh) = &ssh
+            && let Ok(Some((_, by))) = marked(host, ssh).await
+            && journal::left(state, &host.name).is_ok_and(|left| !left.anything())
+        {
+            check.add("free", held(&by));
+            return check;
+        }
         let power = power::open(host);
         let facts = check.facts(ssh.as_ref(), power.as_deref()).await;
         if let (Some(ssh), Some(facts)) = (&ssh, &facts) {
@@ -293,12 +300,13 @@ fn inventory(host: &LabHost) -> Step {
     Step::ok(parts.join(", "))
 }
 
-/// Whether nobody else has it, and nothing is to be undone.
+fn held(by: &str) -> Step {
+    let told = format!("in use by {}", line(by));
+    Step { outcome: Outcome::Failed(HELD), ..Step::failed(told, "") }
+}
+
+/// Whether nobody else has it, as far as this machine knows, and nothing is to be undone.
 async fn free(host: &LabHost, state: &Path) -> Step {
-    let held = |by: &str| Step {
-        outcome: Outcome::Failed(HELD),
-        ..Step::failed(format!("in use by {}", line(by)), "")
-    };
     if let Some(by) = Lock::holder(state, &host.name) {
         return held(&by);
     }
