@@ -42,6 +42,9 @@ pub enum SelectError {
     /// The host isn't set up such that production is certain; the text says what to mend.
     #[error("{0}")]
     NotSafe(String),
+    /// The inventory names what isn't there.
+    #[error("{0}")]
+    Inventory(String),
     /// What is to be staged doesn't fit the host.
     #[error("{0}")]
     Refused(String),
@@ -103,7 +106,7 @@ impl<'a> Selector<'a> {
     /// Asserts that the running kernel is what the host boots by default, and that nothing is armed.
     ///
     /// # Errors
-    /// [`SelectError::NotSafe`] says what to mend.
+    /// [`SelectError::NotSafe`] and [`SelectError::Inventory`] say what to mend.
     pub async fn production(
         &self,
         ssh: &Ssh,
@@ -128,11 +131,14 @@ impl<'a> Selector<'a> {
                 grub::production(ssh, facts, production.as_deref()).await?
             }
             BootMethod::Kexec => kexec::production(ssh).await?,
-            BootMethod::Pxe { .. } => Production {
-                proof: "the firmware boots it; from the network only when the BMC is told so"
-                    .into(),
-                ..Production::default()
-            },
+            BootMethod::Pxe { directory, .. } => {
+                pxe::assert_offered(directory)?;
+                Production {
+                    proof: "the firmware boots it; from the network only when the BMC is told so"
+                        .into(),
+                    ..Production::default()
+                }
+            }
         };
         production.release.clone_from(&identity.release);
         production.version.clone_from(&identity.version);

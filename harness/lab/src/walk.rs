@@ -120,6 +120,7 @@ impl WalkError {
                 error.is_configuration()
             }
             Self::Select(SelectError::Power(error)) => error.is_misconfiguration(),
+            Self::Select(SelectError::Inventory(_)) => true,
             Self::Console(error) => matches!(error, ConsoleError::Mistake { .. }),
             _ => false,
         }

@@ -15,7 +15,7 @@ use kgate_lab::reservation::{Holder, Lock, labgrid, marked};
 use kgate_lab::ssh::{Ssh, SshError, Upload, quote};
 use kgate_machine::process;
 use kgate_model::host::HostCommand;
-use kgate_model::inventory::{ConsoleSource, HostKey, LabHost, Modules, Reservation};
+use kgate_model::inventory::{self, ConsoleSource, HostKey, LabHost, Modules, Reservation};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
@@ -163,7 +163,7 @@ impl<'a> Check<'a> {
             check.add("guard", guard);
         }
         let state = match &power {
-            Some(power) => self::state(power.as_ref(), facts.is_some()).await,
+            Some(power) => self::state(&host.name, power.as_ref(), facts.is_some()).await,
             None => Step::skipped("the inventory has none: a host that hangs stays as it is"),
         };
         check.add("power", state);
@@ -202,7 +202,7 @@ impl<'a> Check<'a> {
                 Some(ssh)
             }
             Err(error) => {
-                self.add("ssh", refused(&place, to.port, &error));
+                self.add("ssh", refused(&place, to, &error));
                 None
             }
         }
@@ -242,6 +242,7 @@ impl<'a> Check<'a> {
                     Step::ok(line(&format!("{}: {}", production.release, production.proof)))
                 }
                 Err(SelectError::Power(error)) => by_bmc(&error),
+                Err(SelectError::Inventory(why)) => Step::wrong(line(&why), ""),
                 Err(error) => Step::failed(
                     line(&error.to_string()),
                     "docs/lab.md, \"Setting up a host\", says what a host needs",
@@ -332,17 +333,18 @@ async fn free(host: &LabHost, state: &Path) -> Step {
 }
 
 /// Why a login failed, and what to do.
-fn refused(place: &str, port: u16, error: &SshError) -> Step {
+fn refused(place: &str, to: &inventory::Ssh, error: &SshError) -> Step {
     let told = format!("{place}: {}", line(&error.to_string()));
     match error {
         SshError::HostKey(_) => Step::wrong(
             told,
             format!(
-                "if the host was set up anew, put its key into `ssh.host-key`: ssh-keyscan -p {port} …; \
-                 if not, it is another machine"
+                "if the host was set up anew, put its key into `ssh.host-key`: ssh-keyscan -p {} {}; if not, \
+                 it is another machine",
+                to.port, to.address
             ),
         ),
-        SshError::Auth(_) => Step::failed(
+        SshError::Auth(_) => Step::wrong(
             told,
             "let root in with a key (PermitRootLogin prohibit-password), and name it by `ssh.identity`",
         ),
@@ -424,7 +426,7 @@ async fn guard(host: &LabHost, ssh: &Ssh) -> Step {
 }
 
 /// Whether its BMC answers, and tells the truth.
-async fn state(power: &dyn Power, answers: bool) -> Step {
+async fn state(name: &str, power: &dyn Power, answers: bool) -> Step {
     match power.state().await {
         Ok(PowerState::On) => Step::ok("it answers, and says that the host is on"),
         Ok(state) if answers => Step::wrong(
@@ -433,7 +435,7 @@ async fn state(power: &dyn Power, answers: bool) -> Step {
         ),
         Ok(state) => Step::failed(
             format!("it says that the host is {}", power::word(state)),
-            "kgate lab power HOST on",
+            format!("kgate lab power {name} on"),
         ),
         Err(error) => by_bmc(&error),
     }

@@ -19,6 +19,18 @@ pub(crate) fn files(host: &str, role: &str) -> [PathBuf; 2] {
     [dir.join(format!("{role}-vmlinuz")), dir.join(format!("{role}-initrd"))]
 }
 
+/// A directory that is not there is not what the site's server offers: one that kgate made would never
+/// be asked for.
+pub(super) fn assert_offered(directory: &Path) -> Result<(), SelectError> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    Err(SelectError::Inventory(format!(
+        "boot.pxe.directory: there is no directory {} on the controller",
+        directory.display()
+    )))
+}
+
 pub(super) fn offer(
     directory: &Path,
     script: &Path,
@@ -72,4 +84,19 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), SelectError> {
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> SelectError {
     SelectError::Controller(format!("can't {what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_nobody_serves_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(assert_offered(dir.path()), Ok(()));
+        let typo = dir.path().join("tfpt");
+        let Err(SelectError::Inventory(why)) = assert_offered(&typo) else { panic!("it is there") };
+        assert!(why.starts_with("boot.pxe.directory: there is no directory "), "{why}");
+        assert!(!typo.exists());
+    }
 }
