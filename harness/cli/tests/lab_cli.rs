@@ -182,29 +182,6 @@ fn boots_a_stand_in_that_is_ready_by_redfish_and_tcp() {
 }
 
 #[test]
-fn boots_a_stand_in_that_is_switched_by_ipmi() {
-    let setup = Setup { power: By::Ipmi, console: Console::Sol, ..Setup::default() };
-    let Some((host, dir)) = stand_in(setup) else { return };
-    let (code, stdout, stderr) = kgate_lab(dir.path(), "check labhost");
-    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-    for (action, told) in [
-        ("state", "labhost is on\n"),
-        ("off", "labhost is off\n"),
-        ("state", "labhost is off\n"),
-        ("on", "labhost is on\n"),
-        ("reset", "labhost was reset and is on\n"),
-    ] {
-        let (code, stdout, stderr) = kgate_lab(dir.path(), &format!("power labhost {action}"));
-        assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, told, ""), "{action}");
-    }
-    // A secret that others may read is none.
-    fs::set_permissions(host.password_file(), fs::Permissions::from_mode(0o644)).unwrap();
-    let (code, _, stderr) = kgate_lab(dir.path(), "power labhost state");
-    assert_eq!(code, 2, "{stderr}");
-    assert!(stderr.contains("is open to others (mode 0644): chmod 600 "), "{stderr}");
-}
-
-#[test]
 fn boots_a_stand_in_whose_console_is_followed() {
     let Some((host, dir)) = stand_in(Setup::default()) else { return };
     let mut child = kgate(dir.path())
@@ -270,34 +247,62 @@ fn boots_a_kernel_on_a_stand_in_once() {
     assert_eq!((code, stdout.as_str()), (0, "no host was left\n"), "{stderr}");
 }
 
-#[test]
-fn boots_a_scenario_on_a_stand_in_and_recovers_what_a_kill_left() {
-    let Some((host, dir)) = stand_in(Setup::default()) else { return };
-    let Some(pair) = kernels::old_pair() else { return };
-    let boot = |rest: &[&str]| {
-        let mut command = kgate(dir.path());
-        command
-            .env("KGATE_LAB_STATE", "state")
-            .env("KGATE_CACHE", kernels::cache_dir())
-            .args(["lab", "boot", "labhost", &package(&pair.candidate)])
-            .args(rest);
-        command
-    };
-    let (code, stdout, stderr) = run(&mut boot(&["--scenario", "subsystem/core/proc-sys"]));
-    assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(host.would_boot().is_production());
+/// Those that take minutes.
+mod long {
+    use super::*;
 
-    let mut child = boot(&["--", "sleep", "1000"]).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("the candidate is up")));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let (_, stdout, _) = kgate_lab(dir.path(), "list");
-    assert!(stdout.contains("left: not known to be on production"), "{stdout}");
-    let (code, stdout, stderr) = kgate_lab(dir.path(), "recover");
-    assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.starts_with("labhost is on production: brought back"), "{stdout}");
-    assert_eq!(host.booted().unwrap().release, pair.baseline.release);
-    assert!(host.would_boot().is_production());
-    assert!(kgate_lab(dir.path(), "list").1.contains("  free"));
+    #[test]
+    fn boots_a_scenario_on_a_stand_in_and_recovers_what_a_kill_left() {
+        let Some((host, dir)) = stand_in(Setup::default()) else { return };
+        let Some(pair) = kernels::old_pair() else { return };
+        let boot = |rest: &[&str]| {
+            let mut command = kgate(dir.path());
+            command
+                .env("KGATE_LAB_STATE", "state")
+                .env("KGATE_CACHE", kernels::cache_dir())
+                .args(["lab", "boot", "labhost", &package(&pair.candidate)])
+                .args(rest);
+            command
+        };
+        let (code, stdout, stderr) = run(&mut boot(&["--scenario", "subsystem/core/proc-sys"]));
+        assert_eq!(code, 0, "{stdout}{stderr}");
+        assert!(host.would_boot().is_production());
+
+        let mut child = boot(&["--", "sleep", "1000"]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("the candidate is up")));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (_, stdout, _) = kgate_lab(dir.path(), "list");
+        assert!(stdout.contains("left: not known to be on production"), "{stdout}");
+        let (code, stdout, stderr) = kgate_lab(dir.path(), "recover");
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.starts_with("labhost is on production: brought back"), "{stdout}");
+        assert_eq!(host.booted().unwrap().release, pair.baseline.release);
+        assert!(host.would_boot().is_production());
+        assert!(kgate_lab(dir.path(), "list").1.contains("  free"));
+    }
+
+    #[test]
+    fn boots_a_stand_in_that_is_switched_by_ipmi() {
+        let setup = Setup { power: By::Ipmi, console: Console::Sol, ..Setup::default() };
+        let Some((host, dir)) = stand_in(setup) else { return };
+        let (code, stdout, stderr) = kgate_lab(dir.path(), "check labhost");
+        assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+        for (action, told) in [
+            ("state", "labhost is on\n"),
+            ("off", "labhost is off\n"),
+            ("state", "labhost is off\n"),
+            ("on", "labhost is on\n"),
+            ("reset", "labhost was reset and is on\n"),
+        ] {
+            let (code, stdout, stderr) = kgate_lab(dir.path(), &format!("power labhost {action}"));
+            assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, told, ""), "{action}");
+        }
+        // A secret that others may read is none.
+        fs::set_permissions(host.password_file(), fs::Permissions::from_mode(0o644)).unwrap();
+        let (code, _, stderr) = kgate_lab(dir.path(), "power labhost state");
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("is open to others (mode 0644): chmod 600 "), "{stderr}");
+    }
 }

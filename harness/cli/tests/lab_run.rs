@@ -61,38 +61,42 @@ fn assert_back(hosts: &[StandIn]) {
     }
 }
 
-#[test]
-fn guests_and_two_hosts_come_to_one_verdict() {
-    let Some((bench, hosts)) = lab(3) else { return };
-    let done = start(&bench, &equal(&bench, "both")).wait_within(LONGEST);
-    println!("{done}");
-    assert_back(&hosts);
-    let results = bench.results("both", &done);
-    results.assert_verdict(0, "promote");
-    let boots = results.json["boots"].as_array().unwrap();
-    let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for boot in boots {
-        let place = boot["host"].as_str().unwrap_or("guests");
-        places.entry(place).or_default().push(boot["role"].as_str().unwrap());
-        assert_eq!(boot["attempts"], 1, "{boot}");
-        assert_eq!(place != "guests", !boot["conditions"].as_array().unwrap().is_empty(), "{boot}");
-    }
-    assert_eq!(places["east"], ["baseline", "candidate", "candidate", "baseline"]);
-    assert_eq!(places["west"], ["baseline", "candidate"]);
-    assert_eq!(places["guests"].len(), 2);
-    let compared = &results.json["comparisons"][0];
-    assert_eq!(compared["hosts"], serde_json::json!(["east", "west"]), "{compared}");
-    assert_eq!(compared["boots"], serde_json::json!([3, 3]));
-    for trial in results.json["trials"].as_array().unwrap() {
-        assert_eq!(trial["outcome"], "passed", "{trial}");
-    }
-    for host in results.json["hosts"].as_array().unwrap() {
-        assert_eq!((&host["back"], &host["uneven"]), (&true.into(), &().into()), "{host}");
-    }
-}
-
 mod long {
     use super::*;
+
+    #[test]
+    fn guests_and_two_hosts_come_to_one_verdict() {
+        let Some((bench, hosts)) = lab(3) else { return };
+        let done = start(&bench, &equal(&bench, "both")).wait_within(LONGEST);
+        println!("{done}");
+        assert_back(&hosts);
+        let results = bench.results("both", &done);
+        results.assert_verdict(0, "promote");
+        let boots = results.json["boots"].as_array().unwrap();
+        let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for boot in boots {
+            let place = boot["host"].as_str().unwrap_or("guests");
+            places.entry(place).or_default().push(boot["role"].as_str().unwrap());
+            assert_eq!(boot["attempts"], 1, "{boot}");
+            assert_eq!(
+                place != "guests",
+                !boot["conditions"].as_array().unwrap().is_empty(),
+                "{boot}"
+            );
+        }
+        assert_eq!(places["east"], ["baseline", "candidate", "candidate", "baseline"]);
+        assert_eq!(places["west"], ["baseline", "candidate"]);
+        assert_eq!(places["guests"].len(), 2);
+        let compared = &results.json["comparisons"][0];
+        assert_eq!(compared["hosts"], serde_json::json!(["east", "west"]), "{compared}");
+        assert_eq!(compared["boots"], serde_json::json!([3, 3]));
+        for trial in results.json["trials"].as_array().unwrap() {
+            assert_eq!(trial["outcome"], "passed", "{trial}");
+        }
+        for host in results.json["hosts"].as_array().unwrap() {
+            assert_eq!((&host["back"], &host["uneven"]), (&true.into(), &().into()), "{host}");
+        }
+    }
 
     #[test]
     fn the_first_ctrl_c_brings_hosts_back_and_the_run_goes_on_later() {

@@ -242,56 +242,6 @@ async fn a_host_is_recovered_wherever_its_kgate_was_killed() {
 }
 
 #[tokio::test]
-async fn a_host_that_never_answers_is_reset() {
-    let Some(site) = Site::start() else { return };
-    let mut walker = site.walker();
-    site.until(&mut walker, |journal| journal.contains("\"on\""));
-    kill(walker);
-    // Its network is gone until somebody resets it.
-    site.stand_in.ssh("(sleep 1; ip link set eth0 down) </dev/null >/dev/null 2>&1 &");
-    std::thread::sleep(Duration::from_secs(2));
-    site.recovers().await;
-    let commands = site.stand_in.power_commands();
-    assert!(commands.iter().any(|command| command == "reset"), "{commands:?}");
-}
-
-#[tokio::test]
-async fn two_controllers_do_not_meet_on_a_host() {
-    let Some(site) = Site::start() else { return };
-    let other = tempfile::tempdir().unwrap();
-    let mut mine = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
-    mine.begin().await.unwrap();
-    let mut theirs = Walk::open(&site.host, &errand(other.path())).await.unwrap();
-    let error = theirs.begin().await.unwrap_err();
-    assert!(error.is_held() && error.to_string().contains("tester on"), "{error}");
-    assert!(!theirs.left().anything());
-    drop(theirs);
-    // Nor are two processes of one.
-    let error = Walk::open(&site.host, &errand(site.dir.path())).await.map(drop).unwrap_err();
-    assert!(error.is_held(), "{error}");
-    let error = recover(&site.host, &errand(other.path()), false).await.unwrap_err();
-    assert!(error.is_held(), "{error}");
-    // Who takes it away brings it back, and who had it is told.
-    let Recovered::Back(steps) = recover(&site.host, &errand(other.path()), true).await.unwrap()
-    else {
-        panic!("it was another's");
-    };
-    assert_eq!(steps, [Step::Return, Step::Unstage, Step::Release]);
-    drop(mine);
-    // Who had it leaves it to who has it now.
-    let mut theirs = Walk::open(&site.host, &errand(other.path())).await.unwrap();
-    theirs.begin().await.unwrap();
-    let mut mine = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
-    assert!(mine.left().anything());
-    let error = mine.begin().await.unwrap_err();
-    assert!(error.is_held() && !mine.left().anything(), "{error}");
-    drop(mine);
-    theirs.settle(Resolve::All).await.unwrap();
-    assert_eq!(site.stand_in.ssh("ls -A /var/lib/kgate 2>/dev/null || :"), "");
-    site.recovers().await;
-}
-
-#[tokio::test]
 async fn a_hook_that_fails_leaves_the_host_drained_on_production() {
     let Some(mut site) = Site::start() else { return };
     let flag = site.dir.path().join("mended");
@@ -313,6 +263,57 @@ async fn a_hook_that_fails_leaves_the_host_drained_on_production() {
 
 mod long {
     use super::*;
+
+    #[tokio::test]
+    async fn a_host_that_never_answers_is_reset() {
+        let Some(site) = Site::start() else { return };
+        let mut walker = site.walker();
+        site.until(&mut walker, |journal| journal.contains("\"on\""));
+        kill(walker);
+        // Its network is gone until somebody resets it.
+        site.stand_in.ssh("(sleep 1; ip link set eth0 down) </dev/null >/dev/null 2>&1 &");
+        std::thread::sleep(Duration::from_secs(2));
+        site.recovers().await;
+        let commands = site.stand_in.power_commands();
+        assert!(commands.iter().any(|command| command == "reset"), "{commands:?}");
+    }
+
+    #[tokio::test]
+    async fn two_controllers_do_not_meet_on_a_host() {
+        let Some(site) = Site::start() else { return };
+        let other = tempfile::tempdir().unwrap();
+        let mut mine = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
+        mine.begin().await.unwrap();
+        let mut theirs = Walk::open(&site.host, &errand(other.path())).await.unwrap();
+        let error = theirs.begin().await.unwrap_err();
+        assert!(error.is_held() && error.to_string().contains("tester on"), "{error}");
+        assert!(!theirs.left().anything());
+        drop(theirs);
+        // Nor are two processes of one.
+        let error = Walk::open(&site.host, &errand(site.dir.path())).await.map(drop).unwrap_err();
+        assert!(error.is_held(), "{error}");
+        let error = recover(&site.host, &errand(other.path()), false).await.unwrap_err();
+        assert!(error.is_held(), "{error}");
+        // Who takes it away brings it back, and who had it is told.
+        let Recovered::Back(steps) =
+            recover(&site.host, &errand(other.path()), true).await.unwrap()
+        else {
+            panic!("it was another's");
+        };
+        assert_eq!(steps, [Step::Return, Step::Unstage, Step::Release]);
+        drop(mine);
+        // Who had it leaves it to who has it now.
+        let mut theirs = Walk::open(&site.host, &errand(other.path())).await.unwrap();
+        theirs.begin().await.unwrap();
+        let mut mine = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
+        assert!(mine.left().anything());
+        let error = mine.begin().await.unwrap_err();
+        assert!(error.is_held() && !mine.left().anything(), "{error}");
+        drop(mine);
+        theirs.settle(Resolve::All).await.unwrap();
+        assert_eq!(site.stand_in.ssh("ls -A /var/lib/kgate 2>/dev/null || :"), "");
+        site.recovers().await;
+    }
 
     #[tokio::test]
     async fn a_host_is_recovered_25_times_of_25() {

@@ -192,41 +192,6 @@ async fn a_candidate_that_panics_is_to_blame() {
 }
 
 #[tokio::test]
-async fn a_candidate_without_an_init_is_to_blame() {
-    let Some(site) = Site::start(of(Power::Command, Console::Tcp, Boot::Kexec), |_| ()) else {
-        return;
-    };
-    let error = site.fails(&["init=/nonexistent"]).await;
-    assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
-    documented("it finds no init", &error.fault);
-}
-
-#[tokio::test]
-async fn a_candidate_that_hangs_is_to_blame() {
-    let quick = |host: &mut LabHost| host.limits.boot = Duration::from_secs(45);
-    let Some(site) = Site::start(of(Power::Redfish, Console::Tcp, Boot::Grub), quick) else {
-        return;
-    };
-    let error = site.fails(&["lab.fault=hang", "unknown_nmi_panic"]).await;
-    assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
-    assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
-    // What the NMI made it say tells where it was, and is not held against it.
-    assert!(String::from_utf8_lossy(&error.diagnosis.unwrap()).contains("NMI"));
-    assert!(error.findings.is_empty(), "{:?}", error.findings);
-    documented("it hangs without a word", &error.fault);
-}
-
-#[tokio::test]
-async fn a_candidate_without_a_network_is_to_blame() {
-    let quick = |host: &mut LabHost| host.limits.boot = Duration::from_secs(45);
-    let Some(site) = Site::start(of(Power::Ipmi, Console::Sol, Boot::Grub), quick) else { return };
-    let error = site.fails(&["lab.fault=nonet"]).await;
-    assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
-    assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
-    documented("it comes up without a network", &error.fault);
-}
-
-#[tokio::test]
 async fn a_loader_that_boots_another_kernel_is_the_labs_fault() {
     let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
     site.stand_in.grub_fault(GrubFault::IgnoresOnce);
@@ -235,54 +200,97 @@ async fn a_loader_that_boots_another_kernel_is_the_labs_fault() {
     documented("the boot loader boots another kernel", &error.fault);
 }
 
-#[tokio::test]
-async fn a_kernel_that_panics_later_is_to_blame_when_the_host_is_back() {
-    let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
-    let mut machine = site.boot(Role::Candidate, &[]).await.map_err(|e| e.fault).unwrap();
-    site.stand_in.ssh("(sleep 1; echo c >/proc/sysrq-trigger) </dev/null >/dev/null 2>&1 &");
-    let mut end = machine.end();
-    let ended = tokio::time::timeout(Duration::from_secs(60), end.wait_for(Option::is_some)).await;
-    assert_eq!(*ended.expect("in time").unwrap(), Some(End::Panicked));
-    machine.console().settle().await;
-    let fault = End::Panicked.fault(machine.console().cause().as_ref());
-    let fault = machine.blame(fault).await;
-    assert_eq!((fault.blame, fault.kind), (Blame::Kernel, FaultKind::Panic), "{fault}");
-    documented("it panics while a scenario runs", &fault);
-    site.is_production();
-    drop(machine);
-    site.finish().await;
-}
+/// Those that take minutes.
+mod long {
+    use super::*;
 
-#[tokio::test]
-async fn a_network_that_was_cut_is_the_labs_fault() {
-    let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
-    let mut machine = site.boot(Role::Candidate, &[]).await.map_err(|e| e.fault).unwrap();
-    site.stand_in.set_link(false);
-    let closed = tokio::time::timeout(Duration::from_secs(60), machine.agent().closed()).await;
-    site.stand_in.set_link(true);
-    let seeming = Fault::harness(FaultKind::Channel, closed.expect("it is noticed"));
-    let fault = machine.blame(seeming.clone()).await;
-    assert_eq!(fault, seeming);
-    let fault = Fault { message: "the SSH connection broke".into(), ..fault };
-    documented("the network is cut while a scenario runs, and comes back", &fault);
-    site.is_production();
-    drop(machine);
-    site.finish().await;
-}
-
-/// What Ctrl-C does: the boot is given up wherever it is, and the host goes back.
-#[tokio::test]
-async fn a_walk_that_is_interrupted_goes_back() {
-    let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
-    let armed = async {
-        while !site.events.borrow().iter().any(|event| matches!(event, Event::Arming { .. })) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        tokio::time::sleep(Duration::from_secs(3)).await;
-    };
-    tokio::select! {
-        booted = site.boot(Role::Candidate, &[]) => panic!("{:?}", booted.err().map(|e| e.fault)),
-        () = armed => {}
+    #[tokio::test]
+    async fn a_candidate_without_an_init_is_to_blame() {
+        let Some(site) = Site::start(of(Power::Command, Console::Tcp, Boot::Kexec), |_| ()) else {
+            return;
+        };
+        let error = site.fails(&["init=/nonexistent"]).await;
+        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        documented("it finds no init", &error.fault);
     }
-    site.finish().await;
+
+    #[tokio::test]
+    async fn a_candidate_that_hangs_is_to_blame() {
+        let quick = |host: &mut LabHost| host.limits.boot = Duration::from_secs(45);
+        let Some(site) = Site::start(of(Power::Redfish, Console::Tcp, Boot::Grub), quick) else {
+            return;
+        };
+        let error = site.fails(&["lab.fault=hang", "unknown_nmi_panic"]).await;
+        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
+        // What the NMI made it say tells where it was, and is not held against it.
+        assert!(String::from_utf8_lossy(&error.diagnosis.unwrap()).contains("NMI"));
+        assert!(error.findings.is_empty(), "{:?}", error.findings);
+        documented("it hangs without a word", &error.fault);
+    }
+
+    #[tokio::test]
+    async fn a_candidate_without_a_network_is_to_blame() {
+        let quick = |host: &mut LabHost| host.limits.boot = Duration::from_secs(45);
+        let Some(site) = Site::start(of(Power::Ipmi, Console::Sol, Boot::Grub), quick) else {
+            return;
+        };
+        let error = site.fails(&["lab.fault=nonet"]).await;
+        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
+        documented("it comes up without a network", &error.fault);
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_panics_later_is_to_blame_when_the_host_is_back() {
+        let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
+        let mut machine = site.boot(Role::Candidate, &[]).await.map_err(|e| e.fault).unwrap();
+        site.stand_in.ssh("(sleep 1; echo c >/proc/sysrq-trigger) </dev/null >/dev/null 2>&1 &");
+        let mut end = machine.end();
+        let ended =
+            tokio::time::timeout(Duration::from_secs(60), end.wait_for(Option::is_some)).await;
+        assert_eq!(*ended.expect("in time").unwrap(), Some(End::Panicked));
+        machine.console().settle().await;
+        let fault = End::Panicked.fault(machine.console().cause().as_ref());
+        let fault = machine.blame(fault).await;
+        assert_eq!((fault.blame, fault.kind), (Blame::Kernel, FaultKind::Panic), "{fault}");
+        documented("it panics while a scenario runs", &fault);
+        site.is_production();
+        drop(machine);
+        site.finish().await;
+    }
+
+    #[tokio::test]
+    async fn a_network_that_was_cut_is_the_labs_fault() {
+        let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
+        let mut machine = site.boot(Role::Candidate, &[]).await.map_err(|e| e.fault).unwrap();
+        site.stand_in.set_link(false);
+        let closed = tokio::time::timeout(Duration::from_secs(60), machine.agent().closed()).await;
+        site.stand_in.set_link(true);
+        let seeming = Fault::harness(FaultKind::Channel, closed.expect("it is noticed"));
+        let fault = machine.blame(seeming.clone()).await;
+        assert_eq!(fault, seeming);
+        let fault = Fault { message: "the SSH connection broke".into(), ..fault };
+        documented("the network is cut while a scenario runs, and comes back", &fault);
+        site.is_production();
+        drop(machine);
+        site.finish().await;
+    }
+
+    /// What Ctrl-C does: the boot is given up wherever it is, and the host goes back.
+    #[tokio::test]
+    async fn a_walk_that_is_interrupted_goes_back() {
+        let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
+        let armed = async {
+            while !site.events.borrow().iter().any(|event| matches!(event, Event::Arming { .. })) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        };
+        tokio::select! {
+            booted = site.boot(Role::Candidate, &[]) => panic!("{:?}", booted.err().map(|e| e.fault)),
+            () = armed => {}
+        }
+        site.finish().await;
+    }
 }
