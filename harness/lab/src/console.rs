@@ -19,6 +19,7 @@ mod tee;
 mod telnet;
 
 use std::future::{Future, pending};
+use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -272,6 +273,14 @@ impl Failed {
     /// It may well work the next time.
     fn now(why: String) -> Self {
         Self { why, mistake: false }
+    }
+
+    /// A program of the controller's can't be started.
+    fn unstarted(program: &str, error: &io::Error) -> Self {
+        Self::mistake(match error.kind() {
+            io::ErrorKind::NotFound => format!("{program} is not installed on this machine"),
+            _ => format!("{program}: {error}"),
+        })
     }
 
     /// It won't, before somebody has changed something.

@@ -56,7 +56,7 @@ pub(super) async fn connect(at: &At, state: watch::Receiver<State>) -> Result<Li
     // -k: not while its line is down.
     let Piped { mut process, stdin, stdout } =
         Process::piped(&at.command(Duration::ZERO, &["-k", "-a"]))
-            .map_err(|error| Failed::mistake(format!("console: {error}")))?;
+            .map_err(|error| Failed::unstarted("conserver's client `console`", &error))?;
     let mut stdout = BufReader::new(stdout);
     let mut said = String::new();
     loop {

@@ -68,7 +68,7 @@ async fn activate(bmc: &Bmc) -> Result<Link, Failed> {
     let program = HostCommand::new("stdbuf", Duration::ZERO).args(["-oL", "ipmitool"]);
     let command = ipmitool(program, &bmc.ipmi, &bmc.password, &["sol", "activate"]);
     let Piped { mut process, stdin, stdout } =
-        Process::piped(&command).map_err(|error| Failed::mistake(format!("stdbuf: {error}")))?;
+        Process::piped(&command).map_err(|error| Failed::unstarted("`stdbuf`", &error))?;
     let mut stdout = BufReader::new(stdout);
     loop {
         let mut line = Vec::new();

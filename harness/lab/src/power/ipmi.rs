@@ -113,6 +113,10 @@ impl Ipmitool {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 return Err(PowerError::TimedOut(by.whole));
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let text = "ipmitool is not installed on this machine".to_owned();
+                return Err(PowerError::Controller(text));
+            }
             Err(error) => {
                 let text = format!("can't run ipmitool: {error}");
                 return Err(PowerError::Controller(text));
