@@ -13,17 +13,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kgate_kernel::Kernel;
 use kgate_lab::console::ConsoleError;
-use kgate_lab::journal::Event;
+use kgate_lab::journal::{Event, Means};
 use kgate_lab::pool::LabConfig;
 use kgate_lab::power::PowerError;
 use kgate_lab::reservation::ReservationError;
 use kgate_lab::secret::{LocalSecrets, Secrets};
 use kgate_lab::ssh::SshError;
 use kgate_lab::walk::{Errand, Told, WalkError};
-use kgate_model::inventory::{Inventory, LabHost};
+use kgate_model::inventory::{Hook, Inventory, LabHost, Limits};
 use kgate_model::outcome::Role;
 use kgate_scenario::Places;
 
@@ -166,28 +167,49 @@ pub(crate) fn pool<'a>(
     }))
 }
 
-/// Prints what happens to a host.
-pub(crate) fn tell(host: &str, event: &Event) {
-    if let Some(words) = words(event) {
-        anstream::eprintln!("kgate: {host}: {}", line(&words));
-    }
+/// Prints what happens to hosts.
+pub(crate) fn tell<'a>(hosts: impl IntoIterator<Item = &'a LabHost>) -> Told {
+    let hosts: Vec<LabHost> = hosts.into_iter().cloned().collect();
+    Box::new(move |name, event| {
+        let host = hosts.iter().find(|host| host.name == name);
+        if let Some(words) = host.and_then(|host| words(host, event)) {
+            anstream::eprintln!("kgate: {name}: {}", line(&words));
+        }
+    })
 }
 
-/// What happens, for a person; nothing where the next event says more.
-fn words(event: &Event) -> Option<String> {
+/// What happens, and for how long it may, for a person; nothing where the next event says more.
+fn words(host: &LabHost, event: &Event) -> Option<String> {
+    let Limits { boot, shutdown, nmi, .. } = host.limits;
+    let at_most = |limit: Duration| format!("at most {}", duration(limit));
+    let hook = |hook: &Option<Hook>| match hook {
+        Some(hook) => format!(" ({})", at_most(hook.timeout)),
+        None => String::new(),
+    };
     Some(match event {
         Event::Reserving { .. } => "reserving it".into(),
         Event::Stealing => "taking it from whoever has it".into(),
-        Event::Draining => "draining it".into(),
-        Event::TakingOut => "taking it out of production".into(),
+        Event::Draining => format!("draining it{}", hook(&host.hooks.drain)),
+        Event::TakingOut => format!("taking it out of production{}", hook(&host.hooks.take_out)),
         Event::Production { release, .. } => format!("production is {release}"),
         Event::Staging { release, .. } => format!("putting {release} there"),
-        Event::Arming { role, .. } => format!("booting the {role} once"),
+        Event::Arming { role, .. } => {
+            format!("booting the {role} once ({})", at_most(shutdown + boot))
+        }
         Event::On { role, .. } => format!("the {role} is up"),
-        Event::Returning { by } => format!("back to production by {}", by.label()),
+        Event::Returning { by } => {
+            let limit = match by {
+                Means::Nmi => nmi,
+                Means::Reboot => shutdown + boot,
+                Means::Wait | Means::ForcedReboot | Means::Reset | Means::Cycle => boot,
+            };
+            format!("back to production by {} ({})", by.label(), at_most(limit))
+        }
         Event::Returned { .. } => "back on production".into(),
         Event::HookFailed { hook, how } => format!("the hook `{hook}` failed: {how}"),
-        Event::Undraining => "putting it back into production".into(),
+        Event::Undraining => {
+            format!("putting it back into production{}", hook(&host.hooks.undrain))
+        }
         Event::GaveUp { why } => format!("given up: {why}"),
         Event::Unstaging
         | Event::Unstaged
@@ -195,6 +217,15 @@ fn words(event: &Event) -> Option<String> {
         | Event::Releasing
         | Event::Released => return None,
     })
+}
+
+/// As a person says it.
+fn duration(limit: Duration) -> String {
+    match limit.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        seconds => format!("{} min {} s", seconds / 60, seconds % 60),
+    }
 }
 
 impl From<SshError> for CommandError {

@@ -83,7 +83,11 @@ fn line(event: &Event, known: &mut Known) -> Option<Line> {
                 0 => String::new(),
                 done => format!(", {done} already done"),
             };
-            ("run", Cyan, format!("{} trials{done}{part}; {}", known.trials, facts.join(", ")))
+            let facts = match facts.as_slice() {
+                [] => String::new(),
+                facts => format!("; {}", facts.join(", ")),
+            };
+            ("run", Cyan, format!("{} trials{done}{part}{facts}", known.trials))
         }
         Event::BootStarted { boot, attempt: 1 } => ("boot", Cyan, boot.clone()),
         Event::BootStarted { boot, attempt } => {

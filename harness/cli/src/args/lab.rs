@@ -35,6 +35,7 @@ pub(crate) enum LabCommand {
 
 const CODES: &str = "Exit codes:
   0    done; for `check`: every host is ready
+  1    for `boot`: the kernel doesn't come up, or the scenario fails; a command's own code is `boot`'s
   2    the inventory or the command line is wrong, which includes a host key, a certificate or a
        password that isn't as the inventory says
   3    somebody else has the host

@@ -21,7 +21,7 @@ use crate::error::{CommandError, INFRASTRUCTURE, PROMOTE, at};
 use crate::guests::BASE;
 use crate::library::Source;
 use crate::prepare::Known;
-use crate::signals::watch_signals;
+use crate::signals::watch_signals_with_hosts;
 use crate::text::{line, tail};
 
 /// What reservations and journals call it.
@@ -34,7 +34,7 @@ pub(super) async fn boot(context: &Context, args: &LabBootArgs) -> Result<ExitCo
     if let Some(holder) = Lock::holder(state, &host.name) {
         return Err(CommandError::held(format!("{} is in use by {}", host.name, line(&holder))));
     }
-    let signals = watch_signals()?;
+    let signals = watch_signals_with_hosts()?;
     let library = Source::new(&args.library)?;
     let kernel = context.kernel(&args.kernel)?;
     match &args.scenario {
@@ -56,7 +56,7 @@ async fn on_command(
     let console = evidence.join(format!("{}.console", host.name));
     let release = kernel.release.clone();
     let kernels = BTreeMap::from([(Role::Candidate, kernel)]);
-    let errand = errand(context, RUN, evidence, Box::new(tell))?;
+    let errand = errand(context, RUN, evidence, tell([host]))?;
     let pool = pool(context, library, kernels, vec![host.clone()], [BASE], errand)?;
     let request = BootRequest {
         name: "kgate-boot".into(),
@@ -106,7 +106,11 @@ async fn tried(
     let machine = pool.boot(request).await.map_err(|error| {
         let tail = tail(&error.tail, 12);
         let error = CommandError::from(error);
-        if tail.is_empty() { error } else { error.hint(format!("the console's end:\n{tail}")) }
+        match tail.is_empty() {
+            // It was not even told to boot.
+            true => error.hint(format!("`kgate lab check {}` says what it lacks", args.host)),
+            false => error.hint(format!("the console's end:\n{tail}")),
+        }
     })?;
     anstream::eprintln!("kgate: {} runs {}", args.host, line(release));
     let result = match args.argv.as_slice() {
@@ -140,7 +144,7 @@ async fn on_scenario(
     let place = Placement { hosts: vec![host.name.clone()], ..Placement::default() };
     let mut plan = make_plan(&inputs, record.clone(), record, &Known(&kernels), &place, 1);
     plan.boots.retain(|boot| boot.role == Role::Candidate);
-    let errand = errand(context, RUN, context.lab_state()?.join("evidence"), Box::new(tell))?;
+    let errand = errand(context, RUN, context.lab_state()?.join("evidence"), tell([host]))?;
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
     let pool = pool(context, library, kernels, vec![host.clone()], images, errand)?;
     scenario::carry_out(context, id, args.console.as_deref(), plan, inputs, &pool, signals).await

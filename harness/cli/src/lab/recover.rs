@@ -32,7 +32,15 @@ pub(super) async fn recover(
         return Ok(ExitCode::from(PROMOTE));
     }
     let mut signals = watch_signals()?;
-    let errand = errand(context, "recover", state.join("evidence"), Box::new(tell))?;
+    let errand = errand(context, "recover", state.join("evidence"), tell(hosts.iter().copied()))?;
+    for host in &hosts {
+        if let Ok(left) = journal::left(state, &host.name)
+            && left.anything()
+        {
+            let left = line(&left.describe());
+            anstream::eprintln!("kgate: {}: it was left: {left}; bringing it back", host.name);
+        }
+    }
     let all = join_all(hosts.iter().map(async |host| {
         let recovered = bring_back(host, &errand, args.steal).await;
         told(host, recovered.map_err(CommandError::from))
