@@ -134,9 +134,9 @@ impl<'a> Check<'a> {
         }
         check.add("inventory", inventory(host));
         let free = free(host, state).await;
-        let held = free.outcome == Outcome::Failed(HELD);
+        let taken = free.outcome == Outcome::Failed(HELD);
         check.add("free", free);
-        if held {
+        if taken {
             // Whoever has it may be anywhere on its walk.
             return check;
         }
