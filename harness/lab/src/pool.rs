@@ -60,6 +60,8 @@ pub struct Lab {
     facts: RefCell<BTreeMap<String, String>>,
     /// Hosts that were taken, and what each is in beside production.
     used: RefCell<BTreeMap<String, Option<String>>>,
+    /// Why the host that was asked for last could not be taken.
+    refusal: RefCell<Option<WalkError>>,
 }
 
 /// A host of the pool.
@@ -97,7 +99,14 @@ impl Lab {
             seats: hosts.into_iter().map(seat).collect(),
             facts: RefCell::default(),
             used: RefCell::default(),
+            refusal: RefCell::default(),
         }
+    }
+
+    /// Why the host that was asked for last could not be taken: whether somebody has it or the inventory
+    /// is wrong, which a fault doesn't tell.
+    pub fn take_refusal(&self) -> Option<WalkError> {
+        self.refusal.take()
     }
 
     async fn start(&self, request: &BootRequest) -> Result<Box<dyn Machine>, BootError> {
@@ -125,6 +134,7 @@ impl Lab {
             self.begin(seat, &mut inner).await.map_err(|error| {
                 let why = error.to_string();
                 inner.failed = Some(why.clone());
+                self.refusal.replace(Some(error));
                 refused(format!("{name}: {why}"))
             })?;
         }

@@ -17,7 +17,7 @@ use super::{Lab, errand, pool, tell};
 use crate::args::lab::LabBootArgs;
 use crate::boot::{drive, interrupted, scenario};
 use crate::context::Context;
-use crate::error::{CommandError, INFRASTRUCTURE, PROMOTE, at};
+use crate::error::{CommandError, HELD, INFRASTRUCTURE, PROMOTE, at};
 use crate::guests::BASE;
 use crate::library::Source;
 use crate::prepare::Known;
@@ -98,16 +98,20 @@ async fn on_command(
 
 /// Boots the kernel and runs the command on it.
 async fn tried(
-    pool: &dyn Pool,
+    pool: &kgate_lab::pool::Lab,
     request: &BootRequest,
     args: &LabBootArgs,
     release: &str,
 ) -> Result<ExitCode, CommandError> {
     let machine = pool.boot(request).await.map_err(|error| {
         let tail = tail(&error.tail, 12);
-        let error = CommandError::from(error);
+        let error = match pool.take_refusal() {
+            Some(refusal) => CommandError::from(refusal).within(&args.host),
+            None => error.into(),
+        };
         match tail.is_empty() {
             // It was not even told to boot.
+            true if error.code() == HELD => error,
             true => error.hint(format!("`kgate lab check {}` says what it lacks", args.host)),
             false => error.hint(format!("the console's end:\n{tail}")),
         }
