@@ -43,7 +43,7 @@ impl StandIn {
                 root: None,
                 initrd_modules: Vec::new(),
                 modules: Modules::Needed,
-                guard: Duration::from_secs(60),
+                guard: Duration::from_secs(120),
             },
             hooks: Hooks::default(),
             reservation: Reservation::Own,
