@@ -246,10 +246,11 @@ async fn mark(
     };
     // A link is made or not: of two controllers one succeeds.
     let script = format!(
-        "umask 077; mkdir -p {directory} || exit 1
+        "umask 077; full() {{ echo {directory} \"can't be written to: is the disk full?\" >&2; exit 1; }}
+mkdir -p {directory} || exit 1
 new={directory}/.holder.$$
 trap 'rm -f \"$new\"' EXIT
-printf '%s\\n' {content} > \"$new\" && sync || exit 1
+printf '%s\\n' {content} > \"$new\" && sync || full
 if ln \"$new\" {marker} 2>/dev/null; then sync
 elif [ -e {marker} ]; then {there}
 else ln \"$new\" {marker} && sync; fi"

@@ -145,7 +145,9 @@ impl<'a> Check<'a> {
             && let Ok(Some((_, by))) = marked(host, ssh).await
             && journal::left(state, &host.name).is_ok_and(|left| !left.anything())
         {
-            check.add("free", held(&by));
+            let todo =
+                format!("when that is gone for good: kgate lab recover {} --steal", host.name);
+            check.add("free", Step { todo: Some(todo), ..held(&by) });
             return check;
         }
         let power = power::open(host);
