@@ -591,7 +591,8 @@ fn arguments_that_are_none_are_answered_with_the_usage() {
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(
             text,
-            "usage: kgate-agent --stdio [--without-cgroups] [--base DIRECTORY [--image DEVICE]]\n"
+            "usage: kgate-agent --stdio [--without-cgroups] [--base DIRECTORY [--image DEVICE]]\n\
+            \x20      kgate-agent --guard SECONDS [--root DIRECTORY]\n"
         );
     }
 }

@@ -348,8 +348,8 @@ fn run_directories() {
     }
     put(dir.path(), "journal/journal.jsonl", "this is no journal\n");
     let plan = fs::read_to_string(at("format/plan.json")).unwrap();
-    assert!(plan.contains("\"format\": 3,"), "{plan}");
-    put(dir.path(), "format/plan.json", plan.replace("\"format\": 3,", "\"format\": 99,"));
+    assert!(plan.contains("\"format\": 4,"), "{plan}");
+    put(dir.path(), "format/plan.json", plan.replace("\"format\": 4,", "\"format\": 99,"));
     put(dir.path(), "cut/plan.json", &plan[..plan.len() / 2]);
     fs::create_dir(at("empty")).unwrap();
     put(
