@@ -222,34 +222,34 @@ fn a_host_that_somebody_has_is_left_alone() {
     assert_eq!(kgate_lab(dir.path(), "recover").1, "no host was left\n");
 }
 
-#[test]
-fn boots_a_kernel_on_a_stand_in_once() {
-    let Some((host, dir)) = stand_in(Setup::default()) else { return };
-    let Some(pair) = kernels::old_pair() else { return };
-    let kernel = package(&pair.candidate);
-    let boot = |rest: &[&str]| {
-        run(kgate(dir.path())
-            .env("KGATE_LAB_STATE", "state")
-            .env("KGATE_CACHE", kernels::cache_dir())
-            .args(["lab", "boot", "labhost", &kernel])
-            .args(rest))
-    };
-    let (code, stdout, stderr) = boot(&["--", "uname", "-r"]);
-    assert_eq!((code, stdout.trim()), (0, pair.candidate.release.as_str()), "{stderr}");
-    assert!(stderr.contains("kgate: labhost: back on production"), "{stderr}");
-    assert_eq!(host.booted().unwrap().release, pair.baseline.release);
-    assert!(host.would_boot().is_production());
-
-    let (code, _, stderr) = boot(&["--append", "lab.fault=panic"]);
-    assert_eq!(code, 1, "{stderr}");
-    assert_eq!(host.booted().unwrap().release, pair.baseline.release);
-    let (code, stdout, stderr) = kgate_lab(dir.path(), "recover");
-    assert_eq!((code, stdout.as_str()), (0, "no host was left\n"), "{stderr}");
-}
-
 /// Those that take minutes.
 mod long {
     use super::*;
+
+    #[test]
+    fn boots_a_kernel_on_a_stand_in_once() {
+        let Some((host, dir)) = stand_in(Setup::default()) else { return };
+        let Some(pair) = kernels::old_pair() else { return };
+        let kernel = package(&pair.candidate);
+        let boot = |rest: &[&str]| {
+            run(kgate(dir.path())
+                .env("KGATE_LAB_STATE", "state")
+                .env("KGATE_CACHE", kernels::cache_dir())
+                .args(["lab", "boot", "labhost", &kernel])
+                .args(rest))
+        };
+        let (code, stdout, stderr) = boot(&["--", "uname", "-r"]);
+        assert_eq!((code, stdout.trim()), (0, pair.candidate.release.as_str()), "{stderr}");
+        assert!(stderr.contains("kgate: labhost: back on production"), "{stderr}");
+        assert_eq!(host.booted().unwrap().release, pair.baseline.release);
+        assert!(host.would_boot().is_production());
+
+        let (code, _, stderr) = boot(&["--append", "lab.fault=panic"]);
+        assert_eq!(code, 1, "{stderr}");
+        assert_eq!(host.booted().unwrap().release, pair.baseline.release);
+        let (code, stdout, stderr) = kgate_lab(dir.path(), "recover");
+        assert_eq!((code, stdout.as_str()), (0, "no host was left\n"), "{stderr}");
+    }
 
     #[test]
     fn boots_a_scenario_on_a_stand_in_and_recovers_what_a_kill_left() {

@@ -241,28 +241,28 @@ async fn a_host_is_recovered_wherever_its_kgate_was_killed() {
     assert_eq!(site.recovers().await, Recovered::Nothing);
 }
 
-#[tokio::test]
-async fn a_hook_that_fails_leaves_the_host_drained_on_production() {
-    let Some(mut site) = Site::start() else { return };
-    let flag = site.dir.path().join("mended");
-    let command = format!("test -e {}", flag.display());
-    site.host.hooks.undrain = Some(Hook { command, timeout: Duration::from_secs(5) });
-    let mut walk = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
-    walk.begin().await.unwrap();
-    let error = walk.settle(Resolve::UnlessHookFailed).await.unwrap_err();
-    assert_eq!(error.to_string(), "the hook `undrain` failed: exit code 1");
-    assert_eq!(walk.left().describe(), "drained, reserved");
-    assert_eq!(walk.left().failed_hook.as_deref(), Some("undrain"));
-    // It stays so until a person has looked.
-    walk.settle(Resolve::UnlessHookFailed).await.unwrap();
-    assert_eq!(walk.left().describe(), "drained, reserved");
-    drop(walk);
-    std::fs::write(flag, "").unwrap();
-    site.recovers().await;
-}
-
 mod long {
     use super::*;
+
+    #[tokio::test]
+    async fn a_hook_that_fails_leaves_the_host_drained_on_production() {
+        let Some(mut site) = Site::start() else { return };
+        let flag = site.dir.path().join("mended");
+        let command = format!("test -e {}", flag.display());
+        site.host.hooks.undrain = Some(Hook { command, timeout: Duration::from_secs(5) });
+        let mut walk = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
+        walk.begin().await.unwrap();
+        let error = walk.settle(Resolve::UnlessHookFailed).await.unwrap_err();
+        assert_eq!(error.to_string(), "the hook `undrain` failed: exit code 1");
+        assert_eq!(walk.left().describe(), "drained, reserved");
+        assert_eq!(walk.left().failed_hook.as_deref(), Some("undrain"));
+        // It stays so until a person has looked.
+        walk.settle(Resolve::UnlessHookFailed).await.unwrap();
+        assert_eq!(walk.left().describe(), "drained, reserved");
+        drop(walk);
+        std::fs::write(flag, "").unwrap();
+        site.recovers().await;
+    }
 
     #[tokio::test]
     async fn a_host_that_never_answers_is_reset() {

@@ -181,17 +181,6 @@ async fn a_good_candidate_walks_there_and_back() {
 }
 
 #[tokio::test]
-async fn a_candidate_that_panics_is_to_blame() {
-    let Some(site) = Site::start(of(Power::Redfish, Console::Conserver, Boot::Grub), |_| ()) else {
-        return;
-    };
-    let error = site.fails(&["lab.fault=panic"]).await;
-    assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
-    assert!(error.fault.message.contains("sysrq triggered crash"), "{}", error.fault);
-    documented("the kernel panics while it boots", &error.fault);
-}
-
-#[tokio::test]
 async fn a_loader_that_boots_another_kernel_is_the_labs_fault() {
     let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
     site.stand_in.grub_fault(GrubFault::IgnoresOnce);
@@ -203,6 +192,18 @@ async fn a_loader_that_boots_another_kernel_is_the_labs_fault() {
 /// Those that take minutes.
 mod long {
     use super::*;
+
+    #[tokio::test]
+    async fn a_candidate_that_panics_is_to_blame() {
+        let Some(site) = Site::start(of(Power::Redfish, Console::Conserver, Boot::Grub), |_| ())
+        else {
+            return;
+        };
+        let error = site.fails(&["lab.fault=panic"]).await;
+        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        assert!(error.fault.message.contains("sysrq triggered crash"), "{}", error.fault);
+        documented("the kernel panics while it boots", &error.fault);
+    }
 
     #[tokio::test]
     async fn a_candidate_without_an_init_is_to_blame() {
