@@ -20,11 +20,9 @@ use kgate_model::wire::Identity;
 
 use crate::host::HostFacts;
 use crate::power::{Firmware, Power, PowerError};
-use crate::ssh::{Ssh, SshError, quote};
+use crate::ssh::{ANSWER, Ssh, SshError, quote};
 use crate::stage::Staged;
 
-/// A question takes no longer.
-pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 /// Word on the command line that names a single boot.
 pub(crate) const BOOT: &str = "kgate.boot";
 /// Where programs are that a login by SSH may not find.

@@ -8,13 +8,10 @@ use std::time::Duration;
 use kgate_model::inventory::{Boot, BootMethod, Conditions};
 use kgate_model::wire::Identity;
 
-use crate::ssh::{Ssh, SshError, quote};
+use crate::ssh::{ANSWER, Ssh, SshError, quote};
 
 const LOOK: &str = include_str!("host/look.sh");
 const CONDITIONS: &str = include_str!("host/conditions.sh");
-
-/// A question takes no longer.
-const ANSWER: Duration = Duration::from_secs(30);
 
 /// What is known of a host's running system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -28,6 +28,8 @@ const SOCKETS: &str = "/tmp";
 const PREFIX: &str = "kgate-ssh-";
 /// Bytes kept of each output stream of a command.
 const KEPT: usize = 1 << 20;
+/// A short question to a host takes no longer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 /// Bytes kept of what a command behind a channel says on its standard error.
 const COMPLAINT: usize = 16 << 10;
 /// Bytes of a host's words that an error repeats.

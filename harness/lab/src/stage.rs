@@ -18,10 +18,10 @@ use kgate_model::wire::Identity;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
-use crate::boot::{ANSWER, BOOT, SelectError, Selector, mark, pxe};
+use crate::boot::{BOOT, SelectError, Selector, mark, pxe};
 use crate::host::{self, HostFacts};
 use crate::initrd;
-use crate::ssh::{Ssh, Upload, hex, quote};
+use crate::ssh::{ANSWER, Ssh, Upload, hex, quote};
 
 /// The kernel takes no longer command line (x86); a part of it is for what names a boot.
 const COMMAND_LINE: usize = 1900;

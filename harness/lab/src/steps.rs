@@ -11,14 +11,12 @@ use kgate_image::{Busybox, base};
 use kgate_model::inventory::LabHost;
 use sha2::{Digest, Sha256};
 
-use crate::ssh::{Ssh, SshError, Upload, hex, quote};
+use crate::ssh::{ANSWER, Ssh, SshError, Upload, hex, quote};
 
 /// Sending the tree takes no longer.
 const SEND: Duration = Duration::from_secs(120);
 /// Sending an image takes no longer.
 const SEND_IMAGE: Duration = Duration::from_secs(1200);
-/// A question takes no longer.
-const ASK: Duration = Duration::from_secs(30);
 
 /// Where all of it is, on the host.
 pub(crate) fn directory(host: &LabHost) -> PathBuf {
@@ -37,7 +35,7 @@ pub(crate) async fn put(
     let digest = hex(&Sha256::digest(&archive));
     let at = quote(&directory(host).to_string_lossy());
     let there = format!("cat {at}/tree.sha256 2>/dev/null || :");
-    if ssh.ask("a look at the tree of the steps", &there, ASK).await? == digest {
+    if ssh.ask("a look at the tree of the steps", &there, ANSWER).await? == digest {
         return Ok(());
     }
     let packed = directory(host).join("tree.tar.gz");
@@ -64,7 +62,7 @@ pub(crate) async fn put_image(
     let target =
         directory(host).join(format!("{name}-{}.squashfs", &hex(&digest.finalize())[..16]));
     let there = format!("test -e {} && echo there || :", quote(&target.to_string_lossy()));
-    if ssh.ask("a look at an image", &there, ASK).await? != "there" {
+    if ssh.ask("a look at an image", &there, ANSWER).await? != "there" {
         ssh.upload(&target, 0o600, Upload::File(image), SEND_IMAGE).await?;
     }
     Ok(target)
@@ -100,7 +98,7 @@ pub(crate) async fn attach(
         "d=$({busybox} losetup -f) && {busybox} losetup -r \"$d\" {} && echo \"$d\"",
         quote(&image.to_string_lossy())
     ));
-    ssh.ask("attaching an image", &script, ASK).await
+    ssh.ask("attaching an image", &script, ANSWER).await
 }
 
 /// Takes all of it away.

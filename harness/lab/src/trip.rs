@@ -21,7 +21,7 @@ use crate::console::netconsole;
 use crate::host;
 use crate::journal::Event;
 use crate::reservation::unique;
-use crate::ssh::Ssh;
+use crate::ssh::{ANSWER, Ssh};
 use crate::stage::Staged;
 use crate::steps;
 use crate::walk::{At, Back, Known, Unbooted, Walk, WalkError};
@@ -35,8 +35,6 @@ const QUIET: Duration = Duration::from_millis(500);
 pub(crate) const DRAIN: Duration = Duration::from_secs(2);
 /// The agent answers within this time, or it never does.
 const AGENT: Duration = Duration::from_secs(60);
-/// A question takes no longer.
-const ASK: Duration = Duration::from_secs(30);
 
 /// What to boot.
 pub(crate) struct Trip<'a> {
@@ -230,7 +228,7 @@ impl Walk {
         for source in &self.host.consoles {
             if let ConsoleSource::Netconsole { port, address, device } = source {
                 // A kernel without it is heard otherwise, or not.
-                let _ = ssh.run(&netconsole::setup(address, *port, device), ASK).await;
+                let _ = ssh.run(&netconsole::setup(address, *port, device), ANSWER).await;
             }
         }
         if let Some(hook) = &self.host.hooks.ready {
@@ -245,7 +243,7 @@ impl Walk {
             let device = steps::attach(ssh, &self.host, image, modules).await.map_err(broken)?;
             command.push_str(&format!(" --image {}", crate::ssh::quote(&device)));
         }
-        let channel = ssh.channel(&command, ASK).await.map_err(broken)?;
+        let channel = ssh.channel(&command, ANSWER).await.map_err(broken)?;
         let complaint = channel.complaint();
         let connect = Agent::connect(channel, Setup::default(), trip.kernel_log);
         match timeout(AGENT, connect).await {

@@ -7,9 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::boot::{ANSWER, Armament, Assertion, PATH, Production, SelectError, unchanged};
+use crate::boot::{Armament, Assertion, PATH, Production, SelectError, unchanged};
 use crate::host::{HostFacts, first, sections};
-use crate::ssh::{Ssh, Upload, hex, quote};
+use crate::ssh::{ANSWER, Ssh, Upload, hex, quote};
 use crate::stage::Staged;
 use sha2::{Digest, Sha256};
 

@@ -1,7 +1,7 @@
 //! kexec: the production kernel starts another one. What the firmware boots is never touched.
 
-use crate::boot::{ANSWER, Armament, Assertion, PATH, Production, SelectError};
-use crate::ssh::{Ssh, quote};
+use crate::boot::{Armament, Assertion, PATH, Production, SelectError};
+use crate::ssh::{ANSWER, Ssh, quote};
 use crate::stage::Staged;
 
 /// Whether a kernel is loaded, and whether a plain reboot would load one.
