@@ -21,25 +21,29 @@ pub(super) struct Process {
 impl Process {
     /// Starts a program whose output goes to `log`. It dies with the thread that starts it.
     pub(super) fn start(name: &str, args: &[String], log: &Path) -> Result<Self, Problem> {
-        let file = File::options().create(true).append(true).open(log);
-        let file = file.map_err(|e| Problem::broken(name, e))?;
-        let both = file.try_clone().map_err(|e| Problem::broken(name, e))?;
         let path = if name.contains('/') { name.into() } else { program(name)? };
         let mut command = Command::new(program("setpriv")?);
         command.args(["--pdeathsig", "KILL", "--"]).arg(path).args(args);
-        command.stdin(Stdio::piped()).stdout(file).stderr(both).process_group(0);
-        let child = command.spawn().map_err(|e| Problem::broken(name, e))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+        Self::spawn(name, command, log)
     }
 
     /// The same for a program that starts others, which would outlive it.
     pub(super) fn family(name: &str, args: &[String], log: &Path) -> Result<Self, Problem> {
-        // The shell's input ends with the stand-in, and with the shell all of its group.
+        // The shell's input ends with the stand-in, and with the shell all of its group. It must
+        // not die with the stand-in's thread, as that may come before it has seen the end.
         let script = "{ \"$@\"; kill -KILL 0; } & cat >/dev/null; kill -KILL 0";
-        let mut all: Vec<String> = ["-c", script, "sh"].map(str::to_owned).into();
-        all.push(program(name)?.display().to_string());
-        all.extend_from_slice(args);
-        Self::start("sh", &all, log)
+        let mut command = Command::new(program("sh")?);
+        command.args(["-c", script, "sh"]).arg(program(name)?).args(args);
+        Self::spawn(name, command, log)
+    }
+
+    fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self, Problem> {
+        let file = File::options().create(true).append(true).open(log);
+        let file = file.map_err(|e| Problem::broken(name, e))?;
+        let both = file.try_clone().map_err(|e| Problem::broken(name, e))?;
+        command.stdin(Stdio::piped()).stdout(file).stderr(both).process_group(0);
+        let child = command.spawn().map_err(|e| Problem::broken(name, e))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
     /// Tries `ready` until it says something, and gives up when the process ends.
