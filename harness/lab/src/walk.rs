@@ -12,6 +12,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
 use kgate_machine::process;
 use kgate_model::host::HostCommand;
 use kgate_model::inventory::{Hook, Hooks, LabHost, Limits};
@@ -31,10 +33,13 @@ use crate::{crash, stage};
 
 /// A first look at a host that may not answer.
 const LOOK: Duration = Duration::from_secs(15);
-/// An attempt to log in: at first, more with each one, at most. What forwards a port accepts connections
-/// of a host that is down; names that nobody resolves make a server slow.
-const ATTEMPT: (Duration, Duration, Duration) =
-    (Duration::from_secs(4), Duration::from_secs(2), Duration::from_secs(20));
+/// An attempt to log in takes no longer: names that nobody resolves make a server slow.
+const ATTEMPT: Duration = Duration::from_secs(20);
+/// So long after an attempt that has no answer yet the next one begins beside it. Connections to a host that
+/// is down are kept by what forwards a port, and those that came too early are tried again ever more seldom.
+const BESIDE: Duration = Duration::from_secs(2);
+/// Attempts at the same time.
+const AT_ONCE: usize = 4;
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(300);
 /// What a reboot is asked with is answered within this time.
@@ -336,7 +341,7 @@ impl Walk {
     }
 
     async fn log_in(&self) -> Result<Ssh, SshError> {
-        Ssh::connect(&self.host.ssh, LOOK.max(ATTEMPT.2)).await
+        Ssh::connect(&self.host.ssh, ATTEMPT).await
     }
 
     /// Reserves the host for this walk.
@@ -783,20 +788,29 @@ impl Walk {
     async fn answer(&self, except: Option<&str>, patience: Duration) -> Answer {
         let end = Instant::now() + patience;
         let mut last = Answer::Silent(None);
-        let (mut attempt, more, most) = ATTEMPT;
+        let mut answered = None;
+        let mut attempts = FuturesUnordered::new();
         loop {
-            let left = end.saturating_duration_since(Instant::now());
+            let begun = Instant::now();
+            let left = end.saturating_duration_since(begun);
             if left.is_zero() {
                 return last;
             }
-            match self.ask(attempt.min(left.max(PAUSE))).await {
-                Ok((ssh, identity)) if except == Some(&identity.boot_id) => {
+            if attempts.len() < AT_ONCE {
+                let attempt = self.ask(ATTEMPT.min(left.max(PAUSE)));
+                attempts.push(attempt.map(move |result| (begun, result)));
+            }
+            match timeout(BESIDE.min(left), attempts.select_next_some()).await {
+                Ok((_, Ok((ssh, identity)))) if except == Some(&identity.boot_id) => {
+                    answered = Some(Instant::now());
                     last = Answer::Same(ssh);
                 }
-                Ok((ssh, identity)) => return Answer::Up(ssh, identity),
-                Err(error) => last = Answer::Silent(Some(error)),
+                Ok((_, Ok((ssh, identity)))) => return Answer::Up(ssh, identity),
+                // It has answered one that began later.
+                Ok((begun, Err(_))) if answered.is_some_and(|at| begun < at) => {}
+                Ok((_, Err(error))) => last = Answer::Silent(Some(error)),
+                Err(_) => continue,
             }
-            attempt = (attempt + more).min(most);
             sleep(PAUSE.min(end.saturating_duration_since(Instant::now()))).await;
         }
     }
