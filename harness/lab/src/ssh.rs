@@ -9,11 +9,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use kgate_machine::process::{Pages, Process};
+use kgate_machine::process::{Complaint, Pages, Process};
 use kgate_model::inventory::{self, HostKey};
 use openssh::{ChildStdin, ChildStdout, Session, Stdio};
 use rustix::fs::{FlockOperation, flock};
@@ -30,8 +30,6 @@ const PREFIX: &str = "kgate-ssh-";
 const KEPT: usize = 1 << 20;
 /// A short question to a host takes no longer.
 pub(crate) const ANSWER: Duration = Duration::from_secs(30);
-/// Bytes kept of what a command behind a channel says on its standard error.
-const COMPLAINT: usize = 16 << 10;
 /// Bytes of a host's words that an error repeats.
 const QUOTED: usize = 400;
 /// Has a script carried out that comes by standard input, since some servers take no long command. All
@@ -120,6 +118,8 @@ pub enum Upload<'a> {
 pub struct Ssh {
     session: Arc<Session>,
     closed: watch::Receiver<Option<String>>,
+    /// Of the master.
+    complaint: Complaint,
     master: tokio::task::JoinHandle<()>,
 }
 
@@ -158,19 +158,20 @@ impl Ssh {
         };
         tokio::select! {
             () = up => {}
-            _ = process.wait() => return Err(refusal(&process.complaint())),
+            _ = process.wait() => return Err(refusal(&process.complaint().text())),
             () = tokio::time::sleep(within) => return Err(SshError::Silent(within)),
         }
+        let complaint = process.complaint();
         let (sender, closed) = watch::channel(None);
         let master = tokio::spawn(async move {
             let _ = process.wait().await;
             sender.send_replace(Some(last_words(
-                process.complaint().as_bytes(),
+                process.complaint().text().as_bytes(),
                 "the host no longer answers",
             )));
             drop(place);
         });
-        Ok(Self { session: Arc::new(session), closed, master })
+        Ok(Self { session: Arc::new(session), closed, complaint, master })
     }
 
     /// Runs a script by the host's `sh` to its end, with nothing to read.
@@ -343,6 +344,12 @@ impl Ssh {
             Ok(Ok(Output { code: None, .. })) if !self.is_up().await => {
                 Err(self.broken(&"its end was lost").await)
             }
+            // The master says it when a server did not even begin.
+            Ok(Ok(Output { code: None, stdout, stderr, .. }))
+                if stdout.is_empty() && stderr.is_empty() && !self.complaint.text().is_empty() =>
+            {
+                Err(SshError::Broken(last_words(self.complaint.text().as_bytes(), "")))
+            }
             Ok(Ok(output)) => Ok(output),
             Ok(Err(error)) => Err(self.broken(&error).await),
             Err(_) => Err(SshError::Silent(within)),
@@ -375,7 +382,7 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// What the command says on its standard error, as it comes.
+    /// What the command says on its standard error.
     #[must_use]
     pub fn complaint(&self) -> Complaint {
         self.complaint.clone()
@@ -411,28 +418,6 @@ impl AsyncWrite for Channel {
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stdin = None;
         Poll::Ready(Ok(()))
-    }
-}
-
-/// What a command on a host says on its standard error.
-#[derive(Clone, Debug, Default)]
-pub struct Complaint(Arc<Mutex<Vec<u8>>>);
-
-impl Complaint {
-    /// What was said so far, at most 16 KiB.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&kept).trim().to_owned()
-    }
-
-    async fn listen(self, mut stream: impl AsyncRead + Unpin) {
-        let mut buffer = [0; 4096];
-        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = COMPLAINT.saturating_sub(kept.len());
-            kept.extend_from_slice(&buffer[..read.min(room)]);
-        }
     }
 }
 

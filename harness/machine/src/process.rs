@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kgate_model::host::{Host, HostCommand, HostOutput};
@@ -21,7 +21,7 @@ use tokio::process::{ChildStdin, ChildStdout};
 
 /// Bytes kept of each output stream of a [`HostCommand`].
 pub const HOST_OUTPUT: u64 = 16 << 20;
-/// Bytes kept of what a long-running process says on its standard error.
+/// Bytes kept of what something says on its standard error.
 const COMPLAINT: usize = 16 << 10;
 
 /// Runs a [`HostCommand`] on this machine.
@@ -77,8 +77,34 @@ fn collect(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<Ve
 pub struct Process {
     child: tokio::process::Child,
     group: Group,
-    complaint: Arc<Mutex<Vec<u8>>>,
+    complaint: Complaint,
     reader: tokio::task::JoinHandle<()>,
+}
+
+/// The beginning of what something says on its standard error, as it comes.
+#[derive(Clone, Debug, Default)]
+pub struct Complaint(Arc<Mutex<Vec<u8>>>);
+
+impl Complaint {
+    /// What was said so far, at most 16 KiB, without white space at its ends.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.kept()).trim().to_owned()
+    }
+
+    /// Listens until the stream ends.
+    pub async fn listen(self, mut stream: impl AsyncRead + Unpin) {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            let mut kept = self.kept();
+            let room = COMPLAINT.saturating_sub(kept.len());
+            kept.extend_from_slice(&buffer[..read.min(room)]);
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A process that runs beside kgate with its standard input and output in our hands.
@@ -176,16 +202,11 @@ impl Process {
         tie(&mut std, inherit, pages);
         let mut child = tokio::process::Command::from(std).kill_on_drop(true).spawn()?;
         let group = Group::of(child.id().unwrap_or_default());
-        let complaint = Arc::new(Mutex::new(Vec::new()));
-        let stderr = child.stderr.take();
-        let kept = Arc::clone(&complaint);
+        let complaint = Complaint::default();
+        let (listener, stderr) = (complaint.clone(), child.stderr.take());
         let reader = tokio::spawn(async move {
-            let Some(mut stderr) = stderr else { return };
-            let mut buffer = [0; 4096];
-            while let Ok(read @ 1..) = stderr.read(&mut buffer).await {
-                let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let room = COMPLAINT.saturating_sub(kept.len());
-                kept.extend_from_slice(&buffer[..read.min(room)]);
+            if let Some(stderr) = stderr {
+                listener.listen(stderr).await;
             }
         });
         Ok(Self { child, group, complaint, reader })
@@ -209,10 +230,9 @@ impl Process {
         Ok(status)
     }
 
-    /// What it said on its standard error so far, at most 16 KiB.
-    pub fn complaint(&self) -> String {
-        let kept = self.complaint.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        String::from_utf8_lossy(&kept).trim().to_owned()
+    /// What it says on its standard error, as it comes.
+    pub fn complaint(&self) -> Complaint {
+        self.complaint.clone()
     }
 
     /// Kills it with everything in its group.

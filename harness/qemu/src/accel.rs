@@ -86,7 +86,7 @@ pub(crate) async fn probe_kvm(qemu: &Path) -> Result<(), String> {
     match tokio::time::timeout(PROBE_DEADLINE, process.wait()).await {
         Ok(Ok(status)) if status.code() == Some(PROBE_CODE) => Ok(()),
         Ok(Ok(status)) => {
-            Err(format!("a probe under KVM ended with {status}: {}", process.complaint()))
+            Err(format!("a probe under KVM ended with {status}: {}", process.complaint().text()))
         }
         Ok(Err(error)) => Err(format!("a probe under KVM: {error}")),
         Err(_) => Err(format!(

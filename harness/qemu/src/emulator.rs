@@ -411,7 +411,7 @@ fn end_of(
         Some(Cause::guest_shutdown) => End::PoweredOff,
         _ => {
             let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            let said = process.complaint();
+            let said = process.complaint().text();
             let parts = iter::once(format!("QEMU ended from outside ({how})"))
                 .chain((!said.is_empty()).then_some(said))
                 .chain(killed.then(|| "kgate killed it".to_owned()));

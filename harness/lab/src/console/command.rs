@@ -29,7 +29,7 @@ pub(super) async fn ended(process: &mut Process) -> String {
         Ok(Err(error)) => format!("the command ended: {error}"),
         Err(_) => "the command closed its output".to_owned(),
     };
-    match process.complaint().lines().last() {
+    match process.complaint().text().lines().last() {
         Some(last) => format!("{how}: {last}"),
         None => how,
     }

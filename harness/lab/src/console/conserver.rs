@@ -91,7 +91,7 @@ async fn line(stdout: &mut BufReader<ChildStdout>) -> String {
 
 async fn failed(said: &str, process: &mut Process) -> Failed {
     let how = ended(process).await;
-    let complaint = process.complaint();
+    let complaint = process.complaint().text();
     let why = if said.is_empty() { how } else { said.trim().to_owned() };
     let mistake = MISTAKES.iter().find(|(text, _)| said.contains(text) || complaint.contains(text));
     match mistake {

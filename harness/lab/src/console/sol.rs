@@ -78,7 +78,7 @@ async fn activate(bmc: &Bmc) -> Result<Link, Failed> {
             // What `env` and its like end with when there is no such program.
             let code = process.wait().await.ok().and_then(|status| status.code());
             // BMCs punish a wrong password that is tried again and again.
-            return Err(match mistake(&process.complaint()) {
+            return Err(match mistake(&process.complaint().text()) {
                 Some(mistake) => Failed::mistake(mistake),
                 None if code == Some(127) => Failed::mistake(why),
                 None => Failed::now(why),

@@ -162,7 +162,7 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("the coordinator says: {}", piped.process.complaint());
+        panic!("the coordinator says: {}", piped.process.complaint().text());
     }
 
     #[tokio::test]
