@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use kgate_machine::process::{Complaint, Pages, Process};
 use kgate_model::inventory::{self, HostKey};
-use openssh::{ChildStdin, ChildStdout, Session, Stdio};
+use openssh::{ChildStderr, ChildStdin, ChildStdout, Session, Stdio};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader, ReadBuf};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Where control sockets are: their paths must be short.
 const SOCKETS: &str = "/tmp";
@@ -32,12 +32,21 @@ const KEPT: usize = 1 << 20;
 pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 /// Bytes of a host's words that an error repeats.
 const QUOTED: usize = 400;
+/// What every command says first. Whatever comes before is the login's, such as of its `.bashrc`.
+const BEGINS: &str = "@kgate-begins\n";
+/// Bytes that a login may say before.
+const BEFORE: u64 = 64 << 10;
+/// How often a command is tried that ended before it began. Dropbear 2022.82 to 2024.85 closes a new
+/// session when another command ends at that moment (<https://github.com/mkj/dropbear/issues/321>).
+const TRIES: usize = 8;
+/// Between two tries.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Has a script carried out that comes by standard input, since some servers take no long command. All
 /// of it is read before any of it is carried out, so what it starts finds an empty input.
 ///
 /// One that a broken connection has cut short lacks its last line, and is not carried out.
 const SCRIPT: &str =
-    r##"sh -c 's=$(cat); case $s in *"#end") eval "$s" ;; *) echo cut short >&2; exit 1 ;; esac'"##;
+    r##"s=$(cat); case $s in *"#end") eval "$s" ;; *) echo cut short >&2; exit 1 ;; esac"##;
 const LAST_LINE: &str = "\n#end\n";
 /// A directory without a lock is a left-over when it is older than this.
 const MAKING: Duration = Duration::from_secs(600);
@@ -118,8 +127,6 @@ pub enum Upload<'a> {
 pub struct Ssh {
     session: Arc<Session>,
     closed: watch::Receiver<Option<String>>,
-    /// Of the master.
-    complaint: Complaint,
     master: tokio::task::JoinHandle<()>,
 }
 
@@ -161,7 +168,6 @@ impl Ssh {
             _ = process.wait() => return Err(refusal(&process.complaint().text())),
             () = tokio::time::sleep(within) => return Err(SshError::Silent(within)),
         }
-        let complaint = process.complaint();
         let (sender, closed) = watch::channel(None);
         let master = tokio::spawn(async move {
             let _ = process.wait().await;
@@ -171,7 +177,7 @@ impl Ssh {
             )));
             drop(place);
         });
-        Ok(Self { session: Arc::new(session), closed, complaint, master })
+        Ok(Self { session: Arc::new(session), closed, master })
     }
 
     /// Runs a script by the host's `sh` to its end, with nothing to read.
@@ -266,18 +272,17 @@ impl Ssh {
     /// Starts a command and gives its standard input and output.
     ///
     /// # Errors
-    /// [`SshError::Silent`], [`SshError::Broken`]. That the command fails shows when it is read from.
+    /// [`SshError::Silent`], [`SshError::Broken`]; [`SshError::Exit`] when the host has no `sh` to carry it
+    /// out. That the command itself fails shows when it is read from.
     pub async fn channel(&self, command: &str, within: Duration) -> Result<Channel, SshError> {
-        let mut command = Arc::clone(&self.session).arc_raw_command(shell(command));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = match timeout(within, command.spawn()).await {
-            Ok(Ok(child)) => child,
+        let begun = match timeout(within, self.begin(&shell(command))).await {
+            Ok(Ok(begun)) => begun,
             Ok(Err(error)) => return Err(self.broken(&error).await),
             Err(_) => return Err(SshError::Silent(within)),
         };
-        let streams = (child.stdin().take(), child.stdout().take(), child.stderr().take());
-        let (stdin, Some(stdout), Some(stderr)) = streams else {
-            return Err(SshError::Broken("a command without its pipes".into()));
+        let Running { stdin, stdout, stderr, child } = match begun {
+            Ok(running) => running,
+            Err(output) => return Err(failed("starting a command", &output)),
         };
         let complaint = Complaint::default();
         tokio::spawn(complaint.clone().listen(stderr));
@@ -306,7 +311,7 @@ impl Ssh {
         within: Duration,
     ) -> Result<Output, SshError> {
         let whole = format!("{script}{LAST_LINE}");
-        self.carry_out(SCRIPT, whole.as_bytes(), limit, within).await
+        self.carry_out(&shell(SCRIPT), whole.as_bytes(), limit, within).await
     }
 
     async fn carry_out(
@@ -317,42 +322,64 @@ impl Ssh {
         within: Duration,
     ) -> Result<Output, SshError> {
         let end = Instant::now() + within;
-        let mut command = self.session.raw_command(command);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let done = async {
-            let mut child = command.spawn().await?;
-            let streams = (child.stdin().take(), child.stdout().take(), child.stderr().take());
+            let Running { stdin, stdout, stderr, child } = match self.begin(command).await? {
+                Ok(running) => running,
+                Err(output) => return Ok::<_, openssh::Error>(output),
+            };
             let write = async {
-                if let Some(mut stdin) = streams.0 {
+                if let Some(mut stdin) = stdin {
                     // A command that doesn't read to the end says itself why.
                     let _ = tokio::io::copy(&mut input, &mut stdin).await;
                 }
             };
-            let ((), stdout, stderr) =
-                tokio::join!(write, kept(streams.1, limit), kept(streams.2, KEPT));
-            let code = match child.wait().await {
-                Ok(status) => status.code(),
-                Err(openssh::Error::Remote(e)) if e.kind() == io::ErrorKind::NotFound => Some(127),
-                Err(openssh::Error::RemoteProcessTerminated) => None,
-                Err(error) => return Err(error),
-            };
+            let ((), stdout, stderr) = tokio::join!(write, kept(stdout, limit), kept(stderr, KEPT));
             let dropped = stdout.1 + stderr.1;
-            Ok(Output { code, stdout: stdout.0, stderr: stderr.0, dropped })
+            Ok(Output { code: code(child).await?, stdout: stdout.0, stderr: stderr.0, dropped })
         };
         match timeout_at(end, done).await {
             // The end of a connection looks like that of a command.
             Ok(Ok(Output { code: None, .. })) if !self.is_up().await => {
                 Err(self.broken(&"its end was lost").await)
             }
-            // The master says it when a server did not even begin.
-            Ok(Ok(Output { code: None, stdout, stderr, .. }))
-                if stdout.is_empty() && stderr.is_empty() && !self.complaint.text().is_empty() =>
-            {
-                Err(SshError::Broken(last_words(self.complaint.text().as_bytes(), "")))
-            }
             Ok(Ok(output)) => Ok(output),
             Ok(Err(error)) => Err(self.broken(&error).await),
             Err(_) => Err(SshError::Silent(within)),
+        }
+    }
+
+    /// Starts a command, and waits until it says that it has begun. When it ends before that, gives what it
+    /// left behind.
+    async fn begin(&self, command: &str) -> Result<Result<Running, Output>, openssh::Error> {
+        let mut tries = 0;
+        loop {
+            let mut command = Arc::clone(&self.session).arc_raw_command(command);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().await?;
+            let streams = (child.stdin().take(), child.stdout().take(), child.stderr().take());
+            let (stdin, Some(stdout), Some(stderr)) = streams else {
+                return Err(openssh::Error::Disconnected);
+            };
+            let mut stdout = BufReader::new(stdout);
+            let mut before = Vec::new();
+            while !before.ends_with(BEGINS.as_bytes()) {
+                let mut line = (&mut stdout).take(BEFORE.saturating_sub(before.len() as u64));
+                // A read error ends the output just as its end does.
+                if line.read_until(b'\n', &mut before).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            if before.ends_with(BEGINS.as_bytes()) {
+                return Ok(Ok(Running { stdin, stdout, stderr, child }));
+            }
+            drop((stdin, stdout));
+            let (said, dropped) = kept(stderr, KEPT).await;
+            let code = code(child).await?;
+            tries += 1;
+            if code.is_some() || tries == TRIES || !self.is_up().await {
+                return Ok(Err(Output { code, stdout: before, stderr: said, dropped }));
+            }
+            sleep(AGAIN).await;
         }
     }
 
@@ -371,14 +398,34 @@ impl Ssh {
     }
 }
 
+type Child = openssh::Child<Arc<Session>>;
+
+/// A command that has begun.
+struct Running {
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    stderr: ChildStderr,
+    child: Child,
+}
+
+/// Waits for the end of a command. Its exit code; `None` when a signal ended it.
+async fn code(child: Child) -> Result<Option<i32>, openssh::Error> {
+    match child.wait().await {
+        Ok(status) => Ok(status.code()),
+        Err(openssh::Error::Remote(e)) if e.kind() == io::ErrorKind::NotFound => Ok(Some(127)),
+        Err(openssh::Error::RemoteProcessTerminated) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The standard input and output of a command on a host. Dropping it leaves the command alone with an
 /// input that has ended.
 #[derive(Debug)]
 pub struct Channel {
     stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
+    stdout: BufReader<ChildStdout>,
     complaint: Complaint,
-    _child: Box<openssh::Child<Arc<Session>>>,
+    _child: Box<Child>,
 }
 
 impl Channel {
@@ -429,16 +476,20 @@ pub fn quote(text: &str) -> String {
 
 /// A command line for whatever shell the login has, that has `sh` carry out `script`.
 fn shell(script: &str) -> String {
-    format!("sh -c {}", quote(script))
+    format!("sh -c {}", quote(&format!("echo {}; {script}", BEGINS.trim_end())))
 }
 
 fn succeeded(what: &str, output: &Output) -> Result<(), SshError> {
     if output.code == Some(0) {
         return Ok(());
     }
+    Err(failed(what, output))
+}
+
+fn failed(what: &str, output: &Output) -> SshError {
     let said = if output.stderr.trim_ascii().is_empty() { &output.stdout } else { &output.stderr };
     let said = last_words(said, "it said nothing");
-    Err(SshError::Exit { what: what.to_owned(), code: output.code, said })
+    SshError::Exit { what: what.to_owned(), code: output.code, said }
 }
 
 /// The end of what was said, on one line.
@@ -448,9 +499,8 @@ fn last_words(said: &[u8], nothing: &str) -> String {
     if lines.is_empty() { nothing.to_owned() } else { lines.join("; ") }
 }
 
-async fn kept(stream: Option<impl AsyncRead + Unpin>, limit: usize) -> (Vec<u8>, u64) {
+async fn kept(mut stream: impl AsyncRead + Unpin, limit: usize) -> (Vec<u8>, u64) {
     let (mut bytes, mut dropped) = (Vec::new(), 0);
-    let Some(mut stream) = stream else { return (bytes, dropped) };
     let mut buffer = vec![0; 64 << 10];
     // A read error ends the output just as its end does.
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {

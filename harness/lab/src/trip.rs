@@ -13,6 +13,7 @@ use kgate_model::finding::Finding;
 use kgate_model::inventory::{Conditions, ConsoleSource};
 use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::wire::{Identity, Setup};
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -62,13 +63,22 @@ pub(crate) struct Up {
 pub(crate) struct Lease(JoinHandle<()>);
 
 impl Lease {
-    fn renew(ssh: &Arc<Ssh>, guard: Duration) -> Self {
+    /// Takes the lease, and renews it by one command that stays: a new session every time would disturb what
+    /// is measured.
+    async fn take(ssh: &Arc<Ssh>, guard: Duration) -> Self {
+        const TOUCH: &str = "mkdir -p /run/kgate; while read -r _; do : >/run/kgate/lease; done";
         let (ssh, pause) = (Arc::clone(ssh), guard / 4);
+        let mut channel = ssh.channel(TOUCH, ANSWER.min(pause)).await;
         Self(tokio::spawn(async move {
             loop {
                 // One that fails is followed by another, and by the guard when none succeeds.
-                let _ = ssh.run("mkdir -p /run/kgate && : >/run/kgate/lease", pause).await;
+                if let Ok(channel) = &mut channel {
+                    while channel.write_all(b"\n").await.is_ok() {
+                        sleep(pause).await;
+                    }
+                }
                 sleep(pause).await;
+                channel = ssh.channel(TOUCH, pause).await;
             }
         }))
     }
@@ -185,7 +195,6 @@ impl Walk {
         }
         self.record(Event::On { role: trip.staged.role, boot_id: identity.boot_id.clone() });
         listening.window.open();
-        let lease = Lease::renew(&ssh, self.host.boot.guard);
         let ready = {
             let ready = self.readied(trip, &ssh);
             tokio::pin!(ready);
@@ -204,23 +213,23 @@ impl Walk {
             }
         };
         match ready {
-            Ok((agent, conditions)) => {
+            Ok((lease, agent, conditions)) => {
                 let Listening { window, console } = listening;
                 Ok(Up { ssh, agent, console, window, identity, conditions, lease })
             }
             Err(failure) => {
-                drop(lease);
                 Err(self.failed(trip, listening, failure, Some(&identity.boot_id)).await)
             }
         }
     }
 
-    /// Waits for the readiness command, and starts the agent.
+    /// Takes the lease, waits for the readiness command, and starts the agent.
     async fn readied(
         &self,
         trip: &Trip<'_>,
         ssh: &Arc<Ssh>,
-    ) -> Result<(Agent, Conditions), Failure> {
+    ) -> Result<(Lease, Agent, Conditions), Failure> {
+        let lease = Lease::take(ssh, self.host.boot.guard).await;
         Selector::of(&self.host)
             .started(self.power.as_deref())
             .await
@@ -247,7 +256,7 @@ impl Walk {
         let complaint = channel.complaint();
         let connect = Agent::connect(channel, Setup::default(), trip.kernel_log);
         match timeout(AGENT, connect).await {
-            Ok(Ok((agent, _))) => Ok((agent, conditions)),
+            Ok(Ok((agent, _))) => Ok((lease, agent, conditions)),
             Ok(Err(AgentError::Refused(trouble))) => Err(Failure::Agent(trouble.message)),
             Ok(Err(error)) => {
                 // What it complains of may come a moment after its end.

@@ -140,6 +140,27 @@ async fn boots_nothing_and_survives_what_ssh_does() {
     rows.add("a command hangs", "ends at the limit; the connection goes on", &hangs);
     assert!(ssh.alive(ANSWER).await);
 
+    // A login shell that doesn't begin, and one that says something first.
+    let shell = |first: &str| {
+        host.ssh(&format!(
+            "printf '%s\\n' '#!/bin/sh' '{first}' 'exec /bin/sh \"$@\"' >/root/shell
+             chmod +x /root/shell; echo /root/shell >>/etc/shells
+             sed -i '/^root:/s,[^:]*$,/root/shell,' /etc/passwd"
+        ));
+    };
+    shell("rm /root/once 2>/dev/null && kill -9 $$");
+    let odd = Ssh::connect(&good, ANSWER).await.unwrap();
+    host.ssh("touch /root/once");
+    let again = odd.ask("a command", "ls -d /root/once || echo done", ANSWER).await;
+    assert_eq!(again.as_deref(), Ok("done"));
+    let ends = "ends a session before its command has begun, as Dropbear 2022.82 to 2024.85 may";
+    rows.add(ends, "begins the command again", &again);
+    shell("echo Welcome");
+    let greets = odd.ask("a command", "echo done", ANSWER).await;
+    assert_eq!(greets.as_deref(), Ok("done"));
+    rows.add("greets every command", "doesn't take that for the command's words", &greets);
+    shell(":");
+
     let big = vec![7; 2 << 20];
     let upload =
         async |path: &str| ssh.upload(Path::new(path), 0o640, Upload::Bytes(&big), ANSWER).await;

@@ -154,48 +154,44 @@ async fn a_loader_that_boots_another_kernel_is_the_labs_fault() {
     documented("the boot loader boots another kernel", &error.fault);
 }
 
+#[tokio::test]
+async fn a_good_candidate_walks_there_and_back() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let says = |word: &str| hook(format!("echo {word} $KGATE_HOST >>{}", log.path().display()));
+    let adapt = |host: &mut LabHost| {
+        host.hooks.drain = says("drain");
+        host.hooks.take_out = says("take-out");
+        host.hooks.undrain = says("undrain");
+        host.hooks.ready = hook("test -e /run/ready".into());
+        host.hooks.production_ready = hook("test -e /run/ready".into());
+    };
+    let Some(site) = Site::start(Setup::default(), adapt) else { return };
+    for role in Role::ALL {
+        let mut machine = site.boot(role, &[]).await.map_err(|e| e.fault).unwrap();
+        machine.load_modules(&["dummy".into()]).await.unwrap();
+        let (text, _) = machine.agent().read_file("/proc/modules", 1 << 16).await.unwrap();
+        assert!(String::from_utf8_lossy(&text).contains("dummy"));
+        // The root of the steps is a guest's, not the host's.
+        let (hosts, _) = machine.agent().read_file("/etc/hosts", 1 << 10).await.unwrap();
+        assert!(String::from_utf8_lossy(&hosts).contains("kgate"));
+        assert!(machine.agent().read_file(machine.ops(), 16).await.is_ok());
+        assert!(machine.conditions().is_some_and(|c| !c.is_empty()), "{:?}", machine.conditions());
+        assert!(machine.identity().command_line.contains("kgate.boot="));
+        machine.stop().await;
+    }
+    site.finish().await;
+    let console = std::fs::read(site.dir.path().join("candidate.console")).unwrap();
+    let console = String::from_utf8_lossy(&console);
+    assert!(console.contains("Linux version"), "{console}");
+    assert_eq!(console.matches("] Linux version").count(), 1, "{console}");
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    assert_eq!(said, "drain labhost\ntake-out labhost\nundrain labhost\n");
+    assert!(site.begun.elapsed() < Duration::from_secs(240), "{:?}", site.begun.elapsed());
+}
+
 /// Those that take minutes.
 mod long {
     use super::*;
-
-    #[tokio::test]
-    async fn a_good_candidate_walks_there_and_back() {
-        let log = tempfile::NamedTempFile::new().unwrap();
-        let says = |word: &str| hook(format!("echo {word} $KGATE_HOST >>{}", log.path().display()));
-        let adapt = |host: &mut LabHost| {
-            host.hooks.drain = says("drain");
-            host.hooks.take_out = says("take-out");
-            host.hooks.undrain = says("undrain");
-            host.hooks.ready = hook("test -e /run/ready".into());
-            host.hooks.production_ready = hook("test -e /run/ready".into());
-        };
-        let Some(site) = Site::start(Setup::default(), adapt) else { return };
-        for role in Role::ALL {
-            let mut machine = site.boot(role, &[]).await.map_err(|e| e.fault).unwrap();
-            machine.load_modules(&["dummy".into()]).await.unwrap();
-            let (text, _) = machine.agent().read_file("/proc/modules", 1 << 16).await.unwrap();
-            assert!(String::from_utf8_lossy(&text).contains("dummy"));
-            // The root of the steps is a guest's, not the host's.
-            let (hosts, _) = machine.agent().read_file("/etc/hosts", 1 << 10).await.unwrap();
-            assert!(String::from_utf8_lossy(&hosts).contains("kgate"));
-            assert!(machine.agent().read_file(machine.ops(), 16).await.is_ok());
-            assert!(
-                machine.conditions().is_some_and(|c| !c.is_empty()),
-                "{:?}",
-                machine.conditions()
-            );
-            assert!(machine.identity().command_line.contains("kgate.boot="));
-            machine.stop().await;
-        }
-        site.finish().await;
-        let console = std::fs::read(site.dir.path().join("candidate.console")).unwrap();
-        let console = String::from_utf8_lossy(&console);
-        assert!(console.contains("Linux version"), "{console}");
-        assert_eq!(console.matches("] Linux version").count(), 1, "{console}");
-        let said = std::fs::read_to_string(log.path()).unwrap();
-        assert_eq!(said, "drain labhost\ntake-out labhost\nundrain labhost\n");
-        assert!(site.begun.elapsed() < Duration::from_secs(240), "{:?}", site.begun.elapsed());
-    }
 
     #[tokio::test]
     async fn a_candidate_that_panics_is_to_blame() {
