@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::{env, fs};
 
+use indicatif::MultiProgress;
 use jiff::Zoned;
 use jiff::civil::Date;
 use kgate_image::Builder;
@@ -39,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) qemu: PathBuf,
     /// Colours on standard output.
     pub(crate) colour: bool,
+    /// Bars on standard error: what is printed there beside them is printed while they are suspended.
+    pub(crate) bars: MultiProgress,
     pub(crate) host: LocalHost,
 }
 
@@ -68,6 +71,7 @@ impl Context {
             today: global.today,
             qemu: global.qemu,
             colour,
+            bars: MultiProgress::new(),
             host: LocalHost,
         }
     }

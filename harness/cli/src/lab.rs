@@ -167,13 +167,14 @@ pub(crate) fn pool<'a>(
     }))
 }
 
-/// Prints what happens to hosts.
-pub(crate) fn tell<'a>(hosts: impl IntoIterator<Item = &'a LabHost>) -> Told {
+/// Prints what happens to hosts, above the bars of a run.
+pub(crate) fn tell<'a>(context: &Context, hosts: impl IntoIterator<Item = &'a LabHost>) -> Told {
+    let bars = context.bars.clone();
     let hosts: Vec<LabHost> = hosts.into_iter().cloned().collect();
     Box::new(move |name, event| {
         let host = hosts.iter().find(|host| host.name == name);
         if let Some(words) = host.and_then(|host| words(host, event)) {
-            anstream::eprintln!("kgate: {name}: {}", line(&words));
+            bars.suspend(|| anstream::eprintln!("kgate: {name}: {}", line(&words)));
         }
     })
 }

@@ -1,7 +1,6 @@
 //! From an inventory's hosts to a pool of lab hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use kgate_kernel::Kernel;
@@ -26,11 +25,7 @@ pub(crate) fn pool(
     images: BTreeSet<&str>,
     dir: &Path,
 ) -> Result<Box<dyn Pool>, CommandError> {
-    // Bars on a terminal have the boots; a line in between would tear them apart.
-    let told: Box<dyn Fn(&str, &_)> = match io::stderr().is_terminal() {
-        true => Box::new(|_: &str, _: &_| {}),
-        false => lab::tell(&hosts),
-    };
+    let told = lab::tell(context, &hosts);
     let errand = lab::errand(context, &dir.display().to_string(), dir.join(EVIDENCE), told)?;
     Ok(Box::new(lab::pool(context, library, kernels, hosts, images, errand)?))
 }

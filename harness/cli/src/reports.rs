@@ -6,7 +6,6 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use indicatif::ProgressDrawTarget;
 use kgate_compare::{Assessment, Inputs};
 use kgate_klog::delta::LogDelta;
 use kgate_model::journal::{Entry, RunRecord};
@@ -34,11 +33,11 @@ const COLUMNS: u16 = 100;
 pub(crate) struct Live(Box<dyn Observer>);
 
 impl Live {
-    pub(crate) fn new(record: &RunRecord, colour: bool) -> Self {
-        let style = style(colour);
+    pub(crate) fn new(record: &RunRecord, context: &Context) -> Self {
+        let style = style(context.colour);
         if io::stderr().is_terminal() {
-            let target = ProgressDrawTarget::stderr();
-            Self(Box::new(Progress::new(record, target, columns(&io::stderr()), style)))
+            let bars = context.bars.clone();
+            Self(Box::new(Progress::new(record, bars, columns(&io::stderr()), style)))
         } else {
             Self(Box::new(Lines::new(record, io::stderr(), Style::Plain)))
         }

@@ -185,7 +185,7 @@ impl Run {
         for line in why.chain(foresight::lines(dir.plan(), dir.inputs(), &history)) {
             anstream::eprintln!("  {line}");
         }
-        let mut live = Live::new(&record, context.colour);
+        let mut live = Live::new(&record, context);
         let mut observe = |entry: &_| live.take(entry);
         host.note = fleet::note(dir.plan(), dir.inputs());
         host.times = dir.plan().boots.iter().any(|boot| boot.exclusive);

@@ -375,8 +375,11 @@ impl Ssh {
             drop((stdin, stdout));
             let (said, dropped) = kept(stderr, KEPT).await;
             let code = code(child).await?;
+            if code.is_none() && !self.is_up().await {
+                return Err(openssh::Error::Disconnected);
+            }
             tries += 1;
-            if code.is_some() || tries == TRIES || !self.is_up().await {
+            if code.is_some() || tries == TRIES {
                 return Ok(Err(Output { code, stdout: before, stderr: said, dropped }));
             }
             sleep(AGAIN).await;
@@ -493,7 +496,7 @@ fn failed(what: &str, output: &Output) -> SshError {
 }
 
 /// The end of what was said, on one line.
-fn last_words(said: &[u8], nothing: &str) -> String {
+pub(crate) fn last_words(said: &[u8], nothing: &str) -> String {
     let text = String::from_utf8_lossy(&said[said.len().saturating_sub(QUOTED)..]);
     let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() { nothing.to_owned() } else { lines.join("; ") }

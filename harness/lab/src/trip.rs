@@ -37,6 +37,9 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(2);
 /// The agent answers within this time, or it never does.
 const AGENT: Duration = Duration::from_secs(60);
 
+/// What the guard begins its last words with, in the kernel's log.
+const GUARD: &str = "kgate: guard: ";
+
 /// What to boot.
 pub(crate) struct Trip<'a> {
     pub(crate) staged: &'a Staged,
@@ -337,6 +340,10 @@ impl Walk {
                 "no word over SSH within {} s; the console ends with {}",
                 (limits.shutdown + limits.boot).as_secs(),
                 last_line(tail)
+            ),
+            Failure::Returned if String::from_utf8_lossy(tail).contains(GUARD) => format!(
+                "the guard rebooted the host, which kgate did not reach for {} s",
+                self.host.boot.guard.as_secs()
             ),
             Failure::Returned => "the host was back on production by itself".into(),
             Failure::Wrong(identity) => format!(

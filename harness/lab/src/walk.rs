@@ -28,7 +28,7 @@ use crate::journal::{Event, Journal, JournalError, Left, Means, Step};
 use crate::power::{self, Action, Power, PowerError, PowerState};
 use crate::reservation::{self, Holder, Lock, ReservationError};
 use crate::secret::Secrets;
-use crate::ssh::{Ssh, SshError, quote};
+use crate::ssh::{Ssh, SshError, last_words, quote};
 use crate::{crash, stage};
 
 /// A first look at a host that may not answer.
@@ -476,12 +476,20 @@ impl Walk {
         let how = match process::output(&command).await {
             Ok(output) => {
                 let log = self.evidence().join(format!("hook-{name}.log"));
-                let _ = fs::write(log, [&output.stdout[..], &output.stderr[..]].concat());
-                match output.code {
+                let said = [&output.stdout[..], &output.stderr[..]].concat();
+                let kept = fs::write(&log, &said).is_ok();
+                let mut how = match output.code {
                     Some(0) => return Ok(()),
                     Some(code) => format!("exit code {code}"),
                     None => "a signal ended it".into(),
+                };
+                if !said.trim_ascii().is_empty() {
+                    how.push_str(&format!("; it said: {}", last_words(&said, "")));
+                    if kept {
+                        how.push_str(&format!(" (all of it: {})", log.display()));
+                    }
                 }
+                how
             }
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
                 format!("it ran longer than {} s", hook.timeout.as_secs_f32())

@@ -248,12 +248,16 @@ mod long {
     async fn a_hook_that_fails_leaves_the_host_drained_on_production() {
         let Some(mut site) = Site::start() else { return };
         let flag = site.dir.path().join("mended");
-        let command = format!("test -e {}", flag.display());
+        let command = format!("test -e {} || {{ echo no switch >&2; exit 1; }}", flag.display());
         site.host.hooks.undrain = Some(Hook { command, timeout: Duration::from_secs(5) });
         let mut walk = Walk::open(&site.host, &errand(site.dir.path())).await.unwrap();
         walk.begin().await.unwrap();
         let error = walk.settle(Resolve::UnlessHookFailed).await.unwrap_err();
-        assert_eq!(error.to_string(), "the hook `undrain` failed: exit code 1");
+        let text = error.to_string();
+        let (how, log) = text.split_once(" (all of it: ").unwrap();
+        assert_eq!(how, "the hook `undrain` failed: exit code 1; it said: no switch");
+        let said = std::fs::read_to_string(log.trim_end_matches(')')).unwrap();
+        assert_eq!(said, "no switch\n");
         assert_eq!(walk.left().describe(), "drained, reserved");
         assert_eq!(walk.left().failed_hook.as_deref(), Some("undrain"));
         // It stays so until a person has looked.

@@ -243,6 +243,15 @@ mod long {
     }
 
     #[tokio::test]
+    async fn a_guard_that_is_quicker_is_named() {
+        let quick = |host: &mut LabHost| host.boot.guard = Duration::from_secs(15);
+        let Some(site) = Site::start(Setup::default(), quick) else { return };
+        let error = site.fails(&["lab.fault=nonet"]).await;
+        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        documented("it comes up without a network, and the guard is quicker", &error.fault);
+    }
+
+    #[tokio::test]
     async fn a_kernel_that_panics_later_is_to_blame_when_the_host_is_back() {
         let Some(site) = Site::start(Setup::default(), |_| ()) else { return };
         let mut machine = site.boot(Role::Candidate, &[]).await.map_err(|e| e.fault).unwrap();

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use anstyle::AnsiColor;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kgate_model::journal::{Entry, Event, RunRecord, TrialRecord};
 use kgate_model::outcome::Outcome;
 
@@ -208,15 +208,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Observes the run that `record` knows so far, on a terminal of so many columns.
-    pub fn new(
-        record: &RunRecord,
-        target: ProgressDrawTarget,
-        columns: usize,
-        style: Style,
-    ) -> Self {
+    /// Observes the run that `record` knows so far, on a terminal of so many columns. Whoever else prints to
+    /// it while the bars are there does so by [`MultiProgress::suspend`].
+    pub fn new(record: &RunRecord, all: MultiProgress, columns: usize, style: Style) -> Self {
         let known = Known::new(record);
-        let all = MultiProgress::with_draw_target(target);
         let template = match style {
             Style::Plain => "{bar:24} {pos}/{len} trials  {elapsed} gone, {eta} left  {msg}",
             Style::Colour => {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use indicatif::{InMemoryTerm, ProgressDrawTarget};
+use indicatif::{InMemoryTerm, MultiProgress, ProgressDrawTarget};
 use kgate_compare::{Assessment, Inputs, Verdict};
 use kgate_klog::Source;
 use kgate_klog::delta::{Census, Digest, LogDelta, Origin};
@@ -546,7 +546,8 @@ fn bars_tell_what_each_boot_is_doing() {
     );
     let term = InMemoryTerm::new(12, 100);
     let target = ProgressDrawTarget::term_like_with_hz(Box::new(term.clone()), 255);
-    let mut progress = Progress::new(&planned(&run), target, 100, Style::Plain);
+    let bars = MultiProgress::with_draw_target(target);
+    let mut progress = Progress::new(&planned(&run), bars, 100, Style::Plain);
     let mut shown = Vec::new();
     for entry in entries(&run).iter().take(8) {
         progress.entry(entry);
@@ -615,7 +616,8 @@ fn each_clone_has_a_line_while_it_runs() {
     ];
     let term = InMemoryTerm::new(12, 100);
     let target = ProgressDrawTarget::term_like_with_hz(Box::new(term.clone()), 255);
-    let mut progress = Progress::new(&planned(&run), target, 100, Style::Plain);
+    let bars = MultiProgress::with_draw_target(target);
+    let mut progress = Progress::new(&planned(&run), bars, 100, Style::Plain);
     let mut out = Vec::new();
     let mut lines = Lines::new(&planned(&run), &mut out, Style::Plain);
     let mut shown = Vec::new();

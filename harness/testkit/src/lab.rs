@@ -218,7 +218,7 @@ impl StandIn {
             Self { setup, made, line, chassis_port, host_key, peers, machine, dir, _lock: lock };
         // Its clock went on where the snapshot's stood still.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        host.target().run(&format!("date -s @{now}"))?;
+        host.target().until(&format!("date -s @{now}"), ssh::PATIENCE)?;
         host.peers.borrow_mut().until_ready()?;
         Ok(host)
     }

@@ -56,7 +56,7 @@ async fn on_command(
     let console = evidence.join(format!("{}.console", host.name));
     let release = kernel.release.clone();
     let kernels = BTreeMap::from([(Role::Candidate, kernel)]);
-    let errand = errand(context, RUN, evidence, tell([host]))?;
+    let errand = errand(context, RUN, evidence, tell(context, [host]))?;
     let pool = pool(context, library, kernels, vec![host.clone()], [BASE], errand)?;
     let request = BootRequest {
         name: "kgate-boot".into(),
@@ -148,7 +148,8 @@ async fn on_scenario(
     let place = Placement { hosts: vec![host.name.clone()], ..Placement::default() };
     let mut plan = make_plan(&inputs, record.clone(), record, &Known(&kernels), &place, 1);
     plan.boots.retain(|boot| boot.role == Role::Candidate);
-    let errand = errand(context, RUN, context.lab_state()?.join("evidence"), tell([host]))?;
+    let errand =
+        errand(context, RUN, context.lab_state()?.join("evidence"), tell(context, [host]))?;
     let images = plan.boots.iter().map(|boot| boot.image.as_str());
     let pool = pool(context, library, kernels, vec![host.clone()], images, errand)?;
     scenario::carry_out(context, id, args.console.as_deref(), plan, inputs, &pool, signals).await

@@ -32,7 +32,8 @@ pub(super) async fn recover(
         return Ok(ExitCode::from(PROMOTE));
     }
     let mut signals = watch_signals()?;
-    let errand = errand(context, "recover", state.join("evidence"), tell(hosts.iter().copied()))?;
+    let errand =
+        errand(context, "recover", state.join("evidence"), tell(context, hosts.iter().copied()))?;
     for host in &hosts {
         if let Ok(left) = journal::left(state, &host.name)
             && left.anything()

@@ -86,14 +86,19 @@ impl Target<'_> {
 
     /// Waits until the host answers and says that it is ready.
     pub(super) fn until_up(&self, within: Duration) -> Result<(), Problem> {
+        self.until("test -e /run/ready", within)
+    }
+
+    /// Tries a shell command until it succeeds.
+    pub(super) fn until(&self, shell: &str, within: Duration) -> Result<(), Problem> {
         let end = Instant::now() + within;
         loop {
-            let output = self.command("test -e /run/ready", ANSWERS_WITHIN);
+            let output = self.command(shell, ANSWERS_WITHIN);
             match output {
                 Ok(HostOutput { code: Some(0), .. }) => return Ok(()),
                 _ if Instant::now() < end => std::thread::sleep(Duration::from_millis(100)),
                 other => {
-                    let why = format!("not up within {} s: {other:?}", within.as_secs());
+                    let why = format!("`{shell}` fails for {} s: {other:?}", within.as_secs());
                     return Err(Problem::broken("ssh", why));
                 }
             }
