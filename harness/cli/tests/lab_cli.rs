@@ -82,7 +82,7 @@ fn what_needs_no_host() {
 
 #[test]
 fn a_host_that_nobody_reaches_is_not_ready() {
-    let dir = directory(LAB);
+    let dir = directory(&LAB.replace("defaults:", "defaults:\n  limits: { bmc: 2s }"));
     let (code, stdout, _) = run(kgate(dir.path())
         .env("KGATE_LAB_STATE", "state")
         .env("BMC", "hunter2")
