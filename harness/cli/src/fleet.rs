@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use kgate_kernel::Kernel;
@@ -21,6 +22,9 @@ use crate::lab::Lab;
 use crate::library::Source;
 use crate::run::Machines;
 use crate::text::line;
+
+/// What many servers take to reboot, the self-test of their firmware included.
+const REBOOT: Duration = Duration::from_secs(300);
 
 /// What runs on which lab hosts, by the command line and the workload.
 pub(crate) fn placement(args: &OnLabArgs, inputs: &Inputs) -> Result<Placement, CommandError> {
@@ -69,6 +73,33 @@ pub(crate) fn note(plan: &Plan, inputs: &Inputs) -> Option<String> {
     wanted.then(|| {
         format!(
             "the workload {name} wants lab hosts, and no inventory was given: all ran in guests"
+        )
+    })
+}
+
+/// What a person should know before a run on lab hosts whose policy gives it less time than servers take.
+pub(crate) fn haste(plan: &Plan, inputs: &Inputs) -> Option<String> {
+    let boots = |host: &str| plan.boots.iter().filter(|b| b.host.as_deref() == Some(host)).count();
+    let (boots, host) = plan.hosts().into_iter().map(|host| (boots(host), host)).max()?;
+    hurried(host, boots, inputs.policy.timeouts.run)
+}
+
+/// As [`haste`], of the host that boots most. Each boot has its way back.
+fn hurried(host: &str, boots: usize, run: Duration) -> Option<String> {
+    let reboots = u32::try_from(boots).ok()?.checked_mul(2)?;
+    let needed = REBOOT.checked_mul(reboots)?;
+    let in_words = |time: Duration| match time.as_secs().div_ceil(60) {
+        minutes @ 0..=120 => format!("{minutes} min"),
+        minutes => format!("{} h", minutes.div_ceil(60)),
+    };
+    (run < needed).then(|| {
+        format!(
+            "{} reboots {reboots} times, and the run ends after {}: where a server takes {} each time, give it {} \
+             (`timeouts: {{ run: … }}` of the policy); `--resume` goes on with one that ended too early",
+            line(host),
+            in_words(run),
+            in_words(REBOOT),
+            in_words(needed)
         )
     })
 }

@@ -182,7 +182,8 @@ impl Run {
         let remembered = context.cache()?.join(HISTORY);
         let mut history = History::load(&remembered);
         let why = dir.plan().tier.iter().map(|choice| choice.why.clone());
-        for line in why.chain(foresight::lines(dir.plan(), dir.inputs(), &history)) {
+        let haste = fleet::haste(dir.plan(), dir.inputs());
+        for line in why.chain(foresight::lines(dir.plan(), dir.inputs(), &history)).chain(haste) {
             anstream::eprintln!("  {line}");
         }
         let mut live = Live::new(&record, context);
@@ -329,7 +330,8 @@ pub(crate) fn plan(context: &Context, args: &PlanArgs) -> Result<ExitCode, Comma
         let told = hosts.iter().map(|host| format!("{host} ({} boots)", boots(host)));
         anstream::println!("  lab hosts: {}", told.collect::<Vec<_>>().join(", "));
     }
-    if let Some(note) = fleet::note(&plan, &prepared.inputs) {
+    let inputs = &prepared.inputs;
+    for note in fleet::haste(&plan, inputs).into_iter().chain(fleet::note(&plan, inputs)) {
         anstream::println!("  {note}");
     }
     for boot in &plan.boots {

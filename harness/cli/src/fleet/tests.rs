@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use clap::Parser;
@@ -18,7 +19,7 @@ use kgate_testkit::local::LocalPool;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::Fleet;
+use super::{Fleet, hurried};
 use crate::args::{Cli, Command};
 use crate::context::Context;
 use crate::error::CommandError;
@@ -52,6 +53,16 @@ impl Machines for Agents {
         }
         Ok(Box::new(Fleet { guests: Some(Box::new(guests)), lab: Box::new(lab) }))
     }
+}
+
+#[test]
+fn a_run_that_gives_servers_too_little_time_is_told() {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let told = "east reboots 24 times, and the run ends after 30 min: where a server takes 5 min each time, give it \
+                120 min (`timeouts: { run: … }` of the policy); `--resume` goes on with one that ended too early";
+    assert_eq!(hurried("east", 12, minutes(30)).unwrap(), told);
+    assert_eq!(hurried("east", 3, minutes(30)), None);
+    assert_eq!(hurried("east", usize::MAX, minutes(30)), None);
 }
 
 /// A directory with a library, an inventory and two kernels.
