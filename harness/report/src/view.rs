@@ -67,8 +67,11 @@ pub(crate) fn conclusion(report: &Report<'_>) -> String {
         number => format!("{number} scenarios"),
     };
     format!(
-        "no regression in {scenarios}, over {} boots of the baseline and {} of the candidate",
-        boots(Role::Baseline),
+        "no regression in {scenarios}, over {} of the baseline and {} of the candidate",
+        match boots(Role::Baseline) {
+            1 => "1 boot".to_owned(),
+            number => format!("{number} boots"),
+        },
         boots(Role::Candidate),
     )
 }
