@@ -105,74 +105,6 @@ fn ipmi_switches_power_and_carries_the_console() {
 }
 
 #[test]
-fn redfish_resets_and_boots_once_from_the_network() {
-    let setup = Setup { power: Power::Redfish, boot: Boot::Pxe, ..Setup::default() };
-    let Some(host) = start(setup) else { return };
-    let booted = host.booted().expect("it answers");
-    let (ok, systems) = curl(&host, "/redfish/v1/Systems", &[]);
-    assert!(ok, "{systems}");
-    let path = systems.split('"').find(|word| word.starts_with("/redfish/v1/Systems/"));
-    let path = path.unwrap_or_else(|| panic!("{systems}")).to_owned();
-    let post = |path: &str, body: &str| {
-        curl(&host, path, &["-H", "Content-Type: application/json", "-d", body]).1
-    };
-    let action = format!("{path}/Actions/ComputerSystem.Reset");
-    let said = post(&action, r#"{"ResetType":"ForceRestart"}"#);
-    assert!(said.ends_with("204"), "{said}");
-    let again = timed("ForceRestart to ssh", || host.until_rebooted(&booted, BOOT));
-    let once = r#"{"Boot":{"BootSourceOverrideTarget":"Pxe","BootSourceOverrideEnabled":"Once"}}"#;
-    let json = "Content-Type: application/json";
-    let said = curl(&host, &path, &["-X", "PATCH", "-H", json, "-d", once]).1;
-    assert!(said.ends_with("204"), "{said}");
-    let (_, system) = curl(&host, &path, &[]);
-    assert!(system.contains(r#""BootSourceOverrideEnabled": "Once""#), "{system}");
-    // What it finds on the network says that there is nothing to do.
-    let script = "#!ipxe\necho lab: from the network\nexit\n";
-    std::fs::write(host.tftp_dir().join("boot.ipxe"), script).expect("a script");
-    host.ssh("reboot");
-    timed("network and on to the disk", || host.until_rebooted(&again, BOOT));
-    let (_, system) = curl(&host, &path, &[]);
-    assert!(system.contains(r#""BootSourceOverrideEnabled": "Disabled""#), "{system}");
-    // Faults.
-    host.redfish_fault(&serde_json::json!({ "status": 503 }));
-    assert!(curl(&host, &path, &[]).1.ends_with("503"));
-    host.redfish_fault(&serde_json::json!({ "tasks": 1 }));
-    let said = post(&action, r#"{"ResetType":"GracefulShutdown"}"#);
-    assert!(said.ends_with("202"), "{said}");
-    let end = Instant::now() + BOOT;
-    while host.power("status") == "on" {
-        assert!(Instant::now() < end, "it doesn't switch off");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    host.redfish_fault(&serde_json::json!({ "hang": 5 }));
-    assert!(!curl(&host, &path, &["-m", "1"]).0);
-    host.redfish_fault(&serde_json::json!({}));
-    host.stop_bmc(true);
-    assert!(!curl(&host, &path, &["-m", "1"]).0);
-    host.stop_bmc(false);
-    let login = r#"{"UserName":"admin","Password":"labpw"}"#;
-    let said = post("/redfish/v1/SessionService/Sessions", login);
-    assert!(said.ends_with("201"), "{said}");
-    let url = host.redfish_url() + &path;
-    let headers = ["-s", "-k", "-D", "-", "-o", "/dev/null", "-H", json, "-d", login];
-    let sessions = host.redfish_url() + "/redfish/v1/SessionService/Sessions";
-    let said = client("curl", &[&headers[..], &[&sessions]].concat()).1;
-    let token = said.lines().find_map(|line| line.strip_prefix("X-Auth-Token: ")).expect("a token");
-    let token = format!("X-Auth-Token: {}", token.trim());
-    let by_token = || client("curl", &["-s", "-k", "-w", "\n%{http_code}", "-H", &token, &url]).1;
-    assert!(by_token().ends_with("200"), "{}", by_token());
-    host.redfish_fault(&serde_json::json!({ "forget": 1 }));
-    assert!(by_token().ends_with("401"), "{}", by_token());
-    host.chassis_fault(Some(ChassisFault::SaysOn));
-    assert!(curl(&host, &path, &[]).1.contains(r#""PowerState": "On""#));
-    host.chassis_fault(None);
-    assert!(curl(&host, &path, &[]).1.contains(r#""PowerState": "Off""#));
-    host.restart_bmc(true);
-    let (ok, said) = curl(&host, &path, &[]);
-    assert!(!ok && said.contains("certificate"), "{said}");
-}
-
-#[test]
 fn what_inventories_say_of_stand_ins_is_what_they_are() {
     let setups = [
         (Power::Command, Console::Tcp, Boot::Grub),
@@ -303,4 +235,80 @@ fn nothing_is_left_of_a_lab_that_is_killed() {
     assert!(Path::new(place).exists());
     let Some(_host) = start(Setup::default()) else { return };
     assert!(!Path::new(place).exists());
+}
+
+/// Those that take minutes.
+mod long {
+    use super::*;
+
+    #[test]
+    fn redfish_resets_and_boots_once_from_the_network() {
+        let setup = Setup { power: Power::Redfish, boot: Boot::Pxe, ..Setup::default() };
+        let Some(host) = start(setup) else { return };
+        let booted = host.booted().expect("it answers");
+        let (ok, systems) = curl(&host, "/redfish/v1/Systems", &[]);
+        assert!(ok, "{systems}");
+        let path = systems.split('"').find(|word| word.starts_with("/redfish/v1/Systems/"));
+        let path = path.unwrap_or_else(|| panic!("{systems}")).to_owned();
+        let post = |path: &str, body: &str| {
+            curl(&host, path, &["-H", "Content-Type: application/json", "-d", body]).1
+        };
+        let action = format!("{path}/Actions/ComputerSystem.Reset");
+        let said = post(&action, r#"{"ResetType":"ForceRestart"}"#);
+        assert!(said.ends_with("204"), "{said}");
+        let again = timed("ForceRestart to ssh", || host.until_rebooted(&booted, BOOT));
+        let once =
+            r#"{"Boot":{"BootSourceOverrideTarget":"Pxe","BootSourceOverrideEnabled":"Once"}}"#;
+        let json = "Content-Type: application/json";
+        let said = curl(&host, &path, &["-X", "PATCH", "-H", json, "-d", once]).1;
+        assert!(said.ends_with("204"), "{said}");
+        let (_, system) = curl(&host, &path, &[]);
+        assert!(system.contains(r#""BootSourceOverrideEnabled": "Once""#), "{system}");
+        // What it finds on the network says that there is nothing to do.
+        let script = "#!ipxe\necho lab: from the network\nexit\n";
+        std::fs::write(host.tftp_dir().join("boot.ipxe"), script).expect("a script");
+        host.ssh("reboot");
+        timed("network and on to the disk", || host.until_rebooted(&again, BOOT));
+        let (_, system) = curl(&host, &path, &[]);
+        assert!(system.contains(r#""BootSourceOverrideEnabled": "Disabled""#), "{system}");
+        // Faults.
+        host.redfish_fault(&serde_json::json!({ "status": 503 }));
+        assert!(curl(&host, &path, &[]).1.ends_with("503"));
+        host.redfish_fault(&serde_json::json!({ "tasks": 1 }));
+        let said = post(&action, r#"{"ResetType":"GracefulShutdown"}"#);
+        assert!(said.ends_with("202"), "{said}");
+        let end = Instant::now() + BOOT;
+        while host.power("status") == "on" {
+            assert!(Instant::now() < end, "it doesn't switch off");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        host.redfish_fault(&serde_json::json!({ "hang": 5 }));
+        assert!(!curl(&host, &path, &["-m", "1"]).0);
+        host.redfish_fault(&serde_json::json!({}));
+        host.stop_bmc(true);
+        assert!(!curl(&host, &path, &["-m", "1"]).0);
+        host.stop_bmc(false);
+        let login = r#"{"UserName":"admin","Password":"labpw"}"#;
+        let said = post("/redfish/v1/SessionService/Sessions", login);
+        assert!(said.ends_with("201"), "{said}");
+        let url = host.redfish_url() + &path;
+        let headers = ["-s", "-k", "-D", "-", "-o", "/dev/null", "-H", json, "-d", login];
+        let sessions = host.redfish_url() + "/redfish/v1/SessionService/Sessions";
+        let said = client("curl", &[&headers[..], &[&sessions]].concat()).1;
+        let token =
+            said.lines().find_map(|line| line.strip_prefix("X-Auth-Token: ")).expect("a token");
+        let token = format!("X-Auth-Token: {}", token.trim());
+        let by_token =
+            || client("curl", &["-s", "-k", "-w", "\n%{http_code}", "-H", &token, &url]).1;
+        assert!(by_token().ends_with("200"), "{}", by_token());
+        host.redfish_fault(&serde_json::json!({ "forget": 1 }));
+        assert!(by_token().ends_with("401"), "{}", by_token());
+        host.chassis_fault(Some(ChassisFault::SaysOn));
+        assert!(curl(&host, &path, &[]).1.contains(r#""PowerState": "On""#));
+        host.chassis_fault(None);
+        assert!(curl(&host, &path, &[]).1.contains(r#""PowerState": "Off""#));
+        host.restart_bmc(true);
+        let (ok, said) = curl(&host, &path, &[]);
+        assert!(!ok && said.contains("certificate"), "{said}");
+    }
 }
