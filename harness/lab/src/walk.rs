@@ -478,11 +478,10 @@ impl Walk {
                 let log = self.evidence().join(format!("hook-{name}.log"));
                 let said = [&output.stdout[..], &output.stderr[..]].concat();
                 let kept = fs::write(&log, &said).is_ok();
-                let mut how = match output.code {
-                    Some(0) => return Ok(()),
-                    Some(code) => format!("exit code {code}"),
-                    None => "a signal ended it".into(),
-                };
+                if output.code == Some(0) {
+                    return Ok(());
+                }
+                let mut how = ended(output.code);
                 if !said.trim_ascii().is_empty() {
                     how.push_str(&format!("; it said: {}", last_words(&said, "")));
                     if kept {
@@ -516,10 +515,7 @@ impl Walk {
             let left = end.saturating_duration_since(Instant::now());
             let how = match ssh.run(&script, left).await {
                 Ok(output) if output.code == Some(0) => return Ok(()),
-                Ok(output) => match output.code {
-                    Some(code) => format!("exit code {code}"),
-                    None => "a signal ended it".into(),
-                },
+                Ok(output) => ended(output.code),
                 Err(SshError::Silent(_)) => "it did not end in time".into(),
                 Err(error) => error.to_string(),
             };
@@ -855,6 +851,11 @@ impl Walk {
             Answer::Silent(_) => Err(Unbooted::Silent),
         }
     }
+}
+
+/// How a hook ended that failed, by its exit code; `None` when a signal ended it.
+fn ended(code: Option<i32>) -> String {
+    code.map_or_else(|| "a signal ended it".into(), |code| format!("exit code {code}"))
 }
 
 /// Why a host did not come up.
