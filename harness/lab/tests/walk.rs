@@ -109,6 +109,13 @@ impl Site {
         assert!(self.begun.elapsed() < Duration::from_secs(240), "{:?}", self.begun.elapsed());
         error
     }
+
+    /// The same, by its own fault.
+    async fn is_blamed(&self, arguments: &[&str]) -> BootError {
+        let error = self.fails(arguments).await;
+        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        error
+    }
 }
 
 fn errand(dir: &TempDir, events: &Rc<RefCell<Vec<Event>>>) -> Errand {
@@ -199,8 +206,7 @@ mod long {
         else {
             return;
         };
-        let error = site.fails(&["lab.fault=panic"]).await;
-        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        let error = site.is_blamed(&["lab.fault=panic"]).await;
         assert!(error.fault.message.contains("sysrq triggered crash"), "{}", error.fault);
         documented("the kernel panics while it boots", &error.fault);
     }
@@ -210,8 +216,7 @@ mod long {
         let Some(site) = Site::start(of(Power::Command, Console::Tcp, Boot::Kexec), |_| ()) else {
             return;
         };
-        let error = site.fails(&["init=/nonexistent"]).await;
-        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        let error = site.is_blamed(&["init=/nonexistent"]).await;
         documented("it finds no init", &error.fault);
     }
 
@@ -221,8 +226,7 @@ mod long {
         let Some(site) = Site::start(of(Power::Redfish, Console::Tcp, Boot::Grub), quick) else {
             return;
         };
-        let error = site.fails(&["lab.fault=hang", "unknown_nmi_panic"]).await;
-        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        let error = site.is_blamed(&["lab.fault=hang", "unknown_nmi_panic"]).await;
         assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
         // What the NMI made it say tells where it was, and is not held against it.
         assert!(String::from_utf8_lossy(&error.diagnosis.unwrap()).contains("NMI"));
@@ -236,8 +240,7 @@ mod long {
         let Some(site) = Site::start(of(Power::Ipmi, Console::Sol, Boot::Grub), quick) else {
             return;
         };
-        let error = site.fails(&["lab.fault=nonet"]).await;
-        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        let error = site.is_blamed(&["lab.fault=nonet"]).await;
         assert!(error.fault.message.contains("no word over SSH"), "{}", error.fault);
         documented("it comes up without a network", &error.fault);
     }
@@ -246,8 +249,7 @@ mod long {
     async fn a_guard_that_is_quicker_is_named() {
         let quick = |host: &mut LabHost| host.boot.guard = Duration::from_secs(15);
         let Some(site) = Site::start(Setup::default(), quick) else { return };
-        let error = site.fails(&["lab.fault=nonet"]).await;
-        assert_eq!((error.fault.blame, error.fault.kind), (Blame::Kernel, FaultKind::BootFailed));
+        let error = site.is_blamed(&["lab.fault=nonet"]).await;
         documented("it comes up without a network, and the guard is quicker", &error.fault);
     }
 
