@@ -62,16 +62,14 @@ pub(crate) fn conclusion(report: &Report<'_>) -> String {
         return reason.text.clone();
     }
     let boots = |role| report.record.boots.iter().filter(|b| b.planned.role == role).count();
-    let scenarios = match report.assessment.scenarios().count() {
-        1 => "1 scenario".to_owned(),
-        number => format!("{number} scenarios"),
+    let counted = |number: usize, what: &str| match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
     };
     format!(
-        "no regression in {scenarios}, over {} of the baseline and {} of the candidate",
-        match boots(Role::Baseline) {
-            1 => "1 boot".to_owned(),
-            number => format!("{number} boots"),
-        },
+        "no regression in {}, over {} of the baseline and {} of the candidate",
+        counted(report.assessment.scenarios().count(), "scenario"),
+        counted(boots(Role::Baseline), "boot"),
         boots(Role::Candidate),
     )
 }
