@@ -250,7 +250,7 @@ fn query(frame: &Frame, exact: &BTreeSet<String>) -> Option<Query> {
         return None;
     }
     let offset = frame.offset?;
-    let function = frame.function.clone();
+    let function = frame.function.to_string();
     let exact = exact.contains(&format!("{function}+{offset:#x}"));
     Some(Query { function, offset, size: frame.size, exact })
 }
@@ -273,7 +273,7 @@ fn with_places(mut frame: Frame, places: &[Place]) -> Vec<Frame> {
     let Some((own, inlined)) = places.split_last() else { return vec![frame] };
     let inlined = inlined.iter().filter_map(|place| {
         Some(Frame {
-            function: place.function.clone()?,
+            function: place.function.as_deref()?.into(),
             offset: None,
             size: None,
             module: frame.module.clone(),

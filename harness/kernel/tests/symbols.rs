@@ -29,10 +29,10 @@ fn frame(text: &str) -> Frame {
     let (offset, size) = numbers.split_once('/').map_or((numbers, None), |(o, s)| (o, Some(s)));
     let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap(), 16).unwrap();
     Frame {
-        function: function.to_owned(),
+        function: function.into(),
         offset: Some(number(offset)),
         size: size.map(number),
-        module: module.map(|m| m.trim_end_matches(']').to_owned()),
+        module: module.map(|m| m.trim_end_matches(']').into()),
         inlined: false,
         reliable,
         source: None,

@@ -482,7 +482,7 @@ impl<'a> Reader<'a> {
                 return false;
             }
             if self.finding.modules.len() < MAX_MODULES {
-                self.finding.modules.push(name.to_owned());
+                self.finding.modules.push(name.into());
             }
         }
         true

@@ -43,10 +43,10 @@ impl<'a> RawFrame<'a> {
     /// The same, owned.
     pub(crate) fn to_frame(self) -> Frame {
         Frame {
-            function: self.function.to_owned(),
+            function: self.function.into(),
             offset: self.offset,
             size: self.size,
-            module: self.module.map(str::to_owned),
+            module: self.module.map(Into::into),
             inlined: self.inlined,
             reliable: self.reliable,
             source: self.source.map(|(file, line)| SourceLine { file: file.to_owned(), line }),

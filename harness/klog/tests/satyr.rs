@@ -39,7 +39,7 @@ fn frames(findings: &[Finding]) -> Vec<&Frame> {
         let at = |text: &str| finding.excerpt.find(text).unwrap_or(finding.excerpt.len());
         let own = finding.frames.first().map_or(0, |frame| {
             let place = frame.offset.map(|offset| format!("{}+0x{offset:x}", frame.function));
-            at(place.as_ref().unwrap_or(&frame.function))
+            at(place.as_deref().unwrap_or(&frame.function))
         });
         let mut groups = vec![(own, &finding.frames)];
         groups.extend(finding.stacks.iter().map(|stack| (at(&stack.label), &stack.frames)));

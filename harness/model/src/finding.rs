@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// What sort of failure a [`Finding`] reports. Serialised in snake case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -211,13 +212,13 @@ pub struct SourceLine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// Name as printed, suffixes of the compiler included.
-    pub function: String,
+    pub function: SmolStr,
     /// Bytes from the function's start to the return address; `None` where it was not printed.
     pub offset: Option<u64>,
     /// Bytes of the function.
     pub size: Option<u64>,
     /// The module it is in; `None` for the kernel's image.
-    pub module: Option<String>,
+    pub module: Option<SmolStr>,
     /// Inlined into the next frame: it has no address of its own.
     pub inlined: bool,
     /// `false` for one found on the stack that need not have been called (`? ` in the log).
@@ -288,7 +289,7 @@ pub struct Finding {
     pub taint: Option<String>,
     /// Modules that were linked in, without their own flags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub modules: Vec<String>,
+    pub modules: Vec<SmolStr>,
     /// The kernel's release, as the report gives it.
     #[serde(default)]
     pub release: Option<String>,

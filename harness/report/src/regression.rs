@@ -337,18 +337,18 @@ impl Mail<'_> {
             let state = trial.and_then(|trial| trial.before.as_ref()).or(boot.after_boot.as_ref());
             state.map(|state| letters(state.taint))
         });
-        let loaded = example.map(|(boot, _)| boot.planned.modules.clone()).unwrap_or_default();
-        let linked = self.finding().map(|finding| finding.modules.clone()).unwrap_or_default();
-        let modules = if linked.is_empty() { loaded } else { linked };
+        let linked = self.finding().map(|finding| finding.modules.join(" ")).unwrap_or_default();
+        let loaded = || example.map(|(boot, _)| boot.planned.modules.join(" ")).unwrap_or_default();
+        let modules = if linked.is_empty() { loaded() } else { linked };
         page.heading("Taint and modules");
         page.prose(&match printed.or(read).as_deref() {
             None => "It is not known whether the kernel was tainted.".to_owned(),
             Some("") => "The kernel was not tainted.".to_owned(),
             Some(letters) => format!("The kernel was tainted: {}.", taint_words(letters)),
         });
-        page.prose(&match modules.as_slice() {
-            [] => "No modules were loaded for it.".to_owned(),
-            modules => format!("Modules: {}.", tame(&modules.join(" "))),
+        page.prose(&match modules.as_str() {
+            "" => "No modules were loaded for it.".to_owned(),
+            modules => format!("Modules: {}.", tame(modules)),
         });
     }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 fn frame(function: &str, offset: u64) -> Frame {
     Frame {
-        function: function.to_owned(),
+        function: function.into(),
         offset: Some(offset),
         size: Some(0x100),
         module: None,
@@ -47,7 +47,7 @@ fn everything() -> Finding {
             Frame { inlined: true, offset: None, size: None, ..frame("tcp_clean_rtx_queue", 0) },
             Frame { source: Some(source), ..frame("tcp_ack", 0x42) },
             Frame { reliable: false, ..frame("do_softirq", 1) },
-            Frame { module: Some("kfault".to_owned()), ..frame("kfault_write", 0x10) },
+            Frame { module: Some("kfault".into()), ..frame("kfault_write", 0x10) },
         ],
         stacks: vec![Stack {
             label: "Allocated by task 77:".to_owned(),
@@ -57,7 +57,7 @@ fn everything() -> Finding {
         pid: Some(83),
         command: Some("nginx\u{1b}[2J".to_owned()),
         taint: Some("WOE".to_owned()),
-        modules: vec!["kfault".to_owned()],
+        modules: vec!["kfault".into()],
         release: Some("6.12.117-cloud-amd64".to_owned()),
         excerpt: "BUG: KASAN: slab-use-after-free in tcp_ack+0x42/0x100\n".to_owned(),
         ..Finding::new(FindingKind::Kasan, Severity::Fatal, title)

@@ -79,10 +79,10 @@ fn check(mail: &str) {
 
 fn frame(function: &str, file: Option<(&str, u32)>) -> Frame {
     Frame {
-        function: function.to_owned(),
+        function: function.into(),
         offset: Some(0x1c),
         size: Some(0x80),
-        module: Some("nf_conntrack".to_owned()),
+        module: Some("nf_conntrack".into()),
         inlined: false,
         reliable: true,
         source: file.map(|(file, line)| SourceLine { file: file.to_owned(), line }),
@@ -104,7 +104,7 @@ fn oops(sources: bool) -> Finding {
         signature: "null_pointer/nf_ct_get_tuple".to_owned(),
         panicked: true,
         taint: Some(String::new()),
-        modules: vec!["nf_conntrack".to_owned(), "veth".to_owned()],
+        modules: vec!["nf_conntrack".into(), "veth".into()],
         frames: vec![
             frame("nf_ct_get_tuple", file("/data/joe/linux/net/netfilter/nf_conntrack_core.c")),
             frame("nf_conntrack_in", file("./net/netfilter/nf_conntrack_core.c")),
