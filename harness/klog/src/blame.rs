@@ -117,8 +117,20 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// Whether no function to come can be the one to charge.
+    fn is_enough(&self) -> bool {
+        match self.compiled.rule.pick {
+            Pick::First => !self.names.is_empty(),
+            Pick::Looping => self.anchor.is_some(),
+            Pick::Waiting => false,
+        }
+    }
+
     /// Takes a function for a candidate, unless it is a helper.
     fn meet(&mut self, function: &'a str) {
+        if self.is_enough() {
+            return;
+        }
         let name = function.split('.').next().unwrap_or_default();
         if name.is_empty() {
             return;
@@ -129,7 +141,7 @@ impl<'a> Walk<'a> {
         if TABLE.helper.is_match(plain) || skip.is_some_and(|skip| skip.is_match(plain)) {
             return;
         }
-        let looping = self.compiled.rule.pick == Pick::Looping && self.anchor.is_none();
+        let looping = self.compiled.rule.pick == Pick::Looping;
         if looping && TABLE.dispatcher.is_match(without_prefix(&name).as_bytes()) {
             self.anchor = Some(self.names.len());
         }
@@ -242,12 +254,7 @@ impl<'a> Walk<'a> {
                 None if TABLE.next_heading(line.as_bytes()).is_some() => return false,
                 None => {}
             }
-            let enough = match self.compiled.rule.pick {
-                Pick::First => !self.names.is_empty(),
-                Pick::Looping => self.anchor.is_some(),
-                Pick::Waiting => false,
-            };
-            if enough && next.is_none() {
+            if self.is_enough() && next.is_none() {
                 // All that is left to see is whether another stack intrudes.
                 self.mixed |= intruded(self.lines.0);
                 return false;
