@@ -207,7 +207,7 @@ impl Digest {
     fn line(&mut self) {
         let raw = std::mem::take(&mut self.partial);
         let start = std::mem::replace(&mut self.start, self.bytes);
-        let line = line::split(self.source, &raw);
+        let line = line::split(self.source, &raw, line::is_escaped(&raw));
         if line.stamped && !self.stamped {
             // What came before was not the kernel, if it shows its times.
             self.stamped = true;

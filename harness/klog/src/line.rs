@@ -35,10 +35,27 @@ pub(crate) struct Line<'a> {
     pub(crate) foreign: bool,
 }
 
-/// Takes the prefixes off one line.
-pub(crate) fn split(source: Source, raw: &[u8]) -> Line<'_> {
+const ESCAPE: u8 = 0x1b;
+
+/// Length of the line that `text` begins with, and whether it has terminal control sequences.
+/// `None`: it does not end here.
+pub(crate) fn end(text: &[u8]) -> Option<(usize, bool)> {
+    let first = memchr::memchr2(b'\n', ESCAPE, text)?;
+    if text[first] == b'\n' {
+        return Some((first + 1, false));
+    }
+    Some((first + memchr::memchr(b'\n', &text[first..])? + 1, true))
+}
+
+/// Whether a line has terminal control sequences.
+pub(crate) fn is_escaped(raw: &[u8]) -> bool {
+    memchr::memchr(ESCAPE, raw).is_some()
+}
+
+/// Takes the prefixes off one line; `escaped` tells whether it has terminal control sequences.
+pub(crate) fn split(source: Source, raw: &[u8], escaped: bool) -> Line<'_> {
     match source {
-        Source::Console => console(raw),
+        Source::Console => console(raw, escaped),
         Source::Kmsg => record(raw),
     }
 }
@@ -46,14 +63,14 @@ pub(crate) fn split(source: Source, raw: &[u8]) -> Line<'_> {
 /// The number that `text` begins with, and how many digits it has.
 fn number(text: &[u8]) -> (u64, usize) {
     let mut value = 0u64;
-    let mut digits = 0;
-    while let Some(digit) = text.get(digits).map(|byte| byte.wrapping_sub(b'0'))
-        && digit < 10
-    {
+    for (digits, byte) in text.iter().enumerate() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit >= 10 {
+            return (value, digits);
+        }
         value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
-        digits += 1;
     }
-    (value, digits)
+    (value, text.len())
 }
 
 fn blanks(text: &[u8]) -> usize {
@@ -74,12 +91,11 @@ fn stamp(text: &[u8]) -> Option<(u64, usize)> {
     }
     let start = 1 + blanks(&text[1..]);
     let (seconds, digits) = number(&text[start..]);
-    let tail = text.get(start + digits..start + digits + 8)?;
-    if tail[0] != b'.' || tail[7] != b']' || digits == 0 || digits > MAX_DIGITS {
+    let [b'.', micros @ .., b']'] = text[start + digits..].first_chunk::<8>()? else { return None };
+    if digits == 0 || digits > MAX_DIGITS || !micros.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let (micros, fraction) = number(&tail[1..7]);
-    (fraction == 6).then(|| (seconds * 1_000_000 + micros, start + digits + 8))
+    Some((seconds * 1_000_000 + number(micros).0, start + digits + 8))
 }
 
 /// The printing task or CPU of a leading `[ T123]`, and its length with the blanks before.
@@ -112,10 +128,10 @@ fn find_stamp(text: &[u8]) -> Option<(u64, usize)> {
         .find_map(|open| stamp(&text[open..]).map(|(time, len)| (time, open + len)))
 }
 
-fn console(raw: &[u8]) -> Line<'_> {
-    let text = match memchr::memchr(0x1b, raw) {
-        Some(_) => Cow::Owned(without_escapes(raw).trim_ascii_end().to_vec()),
-        None => Cow::Borrowed(raw.trim_ascii_end()),
+fn console(raw: &[u8], escaped: bool) -> Line<'_> {
+    let text = match escaped {
+        true => Cow::Owned(without_escapes(raw).trim_ascii_end().to_vec()),
+        false => Cow::Borrowed(raw.trim_ascii_end()),
     };
     let mut line = Line { level: level(&text).map(|(level, _)| level), ..Line::default() };
     let mut at = 0;
@@ -154,11 +170,10 @@ fn journal_tag(text: &[u8], line: &mut Line<'_>) -> usize {
     if text.first().is_none_or(|byte| !byte.is_ascii_alphanumeric()) {
         return 0;
     }
-    let Some(end) = memchr::memchr(b' ', text) else { return 0 };
-    let rest = &text[end + 1..];
+    let Some(end) = text.iter().position(|byte| !HOST[usize::from(*byte)]) else { return 0 };
+    let Some(rest) = text[end..].strip_prefix(b" ") else { return 0 };
     // Of a tag, the first colon ends the word after the host's name.
-    let Some(colon) = memchr::memchr(b':', text).filter(|colon| *colon > end) else { return 0 };
-    if memchr::memchr(b' ', &rest[..colon - end - 1]).is_some() || !is_host(&text[..end]) {
+    if rest.iter().find(|byte| matches!(byte, b' ' | b':')) != Some(&b':') {
         return 0;
     }
     if rest.starts_with(b"kernel: ") {
@@ -168,9 +183,21 @@ fn journal_tag(text: &[u8], line: &mut Line<'_>) -> usize {
     0
 }
 
+/// Which bytes the name of a host may have.
+static HOST: [bool; 256] = {
+    let mut host = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        host[byte] =
+            (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'_' | b'.');
+        byte += 1;
+    }
+    host
+};
+
 /// Whether `word` can be the name of a host.
 fn is_host(word: &[u8]) -> bool {
-    word.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+    word.iter().all(|byte| HOST[usize::from(*byte)])
 }
 
 /// Whether `text` begins with `program[123]: `, as lines of the system log do.
@@ -285,7 +312,7 @@ fn date(text: &[u8]) -> Option<usize> {
 fn without_escapes(raw: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(raw.len());
     let mut rest = raw;
-    while let Some(at) = memchr::memchr(0x1b, rest) {
+    while let Some(at) = memchr::memchr(ESCAPE, rest) {
         text.extend_from_slice(&rest[..at]);
         rest = match rest.get(at + 1) {
             Some(b'[') => {
@@ -372,13 +399,13 @@ mod tests {
             ("", "", Unknown, false),
         ];
         for (raw, message, caller, stamped) in cases {
-            let line = split(Source::Console, raw.as_bytes());
+            let line = split(Source::Console, raw.as_bytes(), is_escaped(raw.as_bytes()));
             let got = (String::from_utf8_lossy(&line.message), line.caller, line.stamped);
             assert_eq!(got, ((*message).into(), *caller, *stamped), "{raw:?}");
         }
-        let line = split(Source::Console, b"[   12.345678] x");
+        let line = split(Source::Console, b"[   12.345678] x", false);
         assert_eq!(line.time_us, Some(12_345_678));
-        assert!(split(Source::Console, b"[   12.345678] host systemd[1]: x").foreign);
+        assert!(split(Source::Console, b"[   12.345678] host systemd[1]: x", false).foreign);
     }
 
     #[test]
@@ -392,10 +419,10 @@ mod tests {
             ("no record", "no record", Unknown, true),
         ];
         for (raw, message, caller, foreign) in cases {
-            let line = split(Source::Kmsg, raw.as_bytes());
+            let line = split(Source::Kmsg, raw.as_bytes(), false);
             let got = (String::from_utf8_lossy(&line.message), line.caller, line.foreign);
             assert_eq!(got, ((*message).into(), *caller, *foreign), "{raw:?}");
         }
-        assert_eq!(split(Source::Kmsg, b"6,339,5140900,-;x").time_us, Some(5_140_900));
+        assert_eq!(split(Source::Kmsg, b"6,339,5140900,-;x", false).time_us, Some(5_140_900));
     }
 }

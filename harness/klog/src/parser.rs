@@ -54,6 +54,17 @@ pub struct Parser {
     held: Option<Finding>,
 }
 
+/// One line, or one piece of a line that is too long.
+struct Piece<'a> {
+    raw: &'a [u8],
+    /// Offset in the log of its first byte.
+    start: u64,
+    /// Whether it may hold what headers begin with.
+    hit: bool,
+    /// Whether it has terminal control sequences.
+    escaped: bool,
+}
+
 /// What the log has told of the machine.
 #[derive(Debug, Default)]
 struct Machine {
@@ -115,7 +126,8 @@ impl Parser {
         let mut found = Vec::new();
         let buffer = std::mem::take(&mut self.buffer);
         if !buffer.is_empty() {
-            self.piece(&buffer, self.offset, true, &mut found);
+            let (start, escaped) = (self.offset, line::is_escaped(&buffer));
+            self.piece(&Piece { raw: &buffer, start, hit: true, escaped }, &mut found);
             self.offset += buffer.len() as u64;
         }
         self.inside_line = false;
@@ -160,27 +172,28 @@ impl Parser {
                 }
             }
             let rest = &buffer[at..];
-            let len = match memchr::memchr(b'\n', &rest[..rest.len().min(MAX_LINE)]) {
-                Some(end) => end + 1,
-                None if rest.len() >= MAX_LINE => MAX_LINE,
+            let (len, escaped) = match line::end(&rest[..rest.len().min(MAX_LINE)]) {
+                Some(end) => end,
+                None if rest.len() >= MAX_LINE => (MAX_LINE, line::is_escaped(&rest[..MAX_LINE])),
                 None => break,
             };
+            let start = self.offset + at as u64;
             let hit = at >= complete || candidate < at + len;
-            self.piece(&rest[..len], self.offset + at as u64, hit, found);
+            self.piece(&Piece { raw: &rest[..len], start, hit, escaped }, found);
             at += len;
         }
         self.offset += at as u64;
         at
     }
 
-    /// Looks at one line, or at one piece of a line that is too long; `hit` tells whether it may
-    /// hold what headers begin with.
-    fn piece(&mut self, raw: &[u8], start: u64, hit: bool, found: &mut Vec<Finding>) {
+    /// Looks at one line, or at one piece of a line that is too long.
+    fn piece(&mut self, piece: &Piece<'_>, found: &mut Vec<Finding>) {
+        let &Piece { raw, start, hit, escaped } = piece;
         let continues = std::mem::replace(&mut self.inside_line, !raw.ends_with(b"\n"));
         if continues {
             return;
         }
-        let line = line::split(self.source, raw);
+        let line = line::split(self.source, raw, escaped);
         if line.foreign {
             return;
         }
