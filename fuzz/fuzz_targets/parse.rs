@@ -20,7 +20,8 @@ fuzz_target!(|log: &[u8]| {
         assert!(finding.start < finding.end && finding.end <= log.len() as u64, "{finding:?}");
         assert!(finding.excerpt.len() <= MAX_EXCERPT, "excerpt of {}", finding.excerpt.len());
         let texts = [&finding.title, &finding.signature].into_iter().chain(&finding.function);
-        for text in texts.chain(&finding.alt_titles).chain(&finding.modules) {
+        let texts = texts.chain(&finding.alt_titles).map(String::as_str);
+        for text in texts.chain(finding.modules.iter().map(|name| name.as_str())) {
             assert!(text.len() <= MAX_TEXT && !text.contains('\n'), "{text:?}");
         }
         assert!(!finding.title.is_empty() && !finding.signature.is_empty(), "{finding:?}");
