@@ -174,7 +174,9 @@ pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     match &spec.channel {
         Channel::Port { fd } => {
             add("-chardev", &format!("socket,id=agent,fd={fd}"));
-            add("-device", "virtio-serial-pci");
+            // Each port that there may be costs the guest's kernel two queues; the first is none's but
+            // a console's.
+            add("-device", "virtio-serial-pci,max_ports=2");
             add("-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
         }
         Channel::Exact(Exact { script_fd, answers_fd, plugin, .. }) => {
