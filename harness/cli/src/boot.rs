@@ -52,9 +52,10 @@ async fn run(context: &Context, args: BootArgs) -> Result<ExitCode, CommandError
     let library = Source::new(&args.library)?;
     let budget = Budget { accel: args.accel.into(), cpus: None, memory: None };
     let image = args.image.as_str();
-    let mut pool = guests::pool(context, &library, kernels, [image], budget, &mut |what| {
+    let pool = guests::pool(context, &library, kernels, [image], budget, &mut |what| {
         anstream::eprintln!("kgate: building {what} …");
     })?;
+    let mut pool = pool.without_ops();
     pool.check(Role::Candidate, image, &args.modules, args.network, false)?;
     let request = BootRequest {
         name: "kgate-boot".into(),

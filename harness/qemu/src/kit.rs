@@ -1,10 +1,10 @@
 //! What a guest boots from: the initramfs with agent, userland and modules, put together in memory.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use kgate_kernel::{Driver, Kernel, KernelError, ModuleFile, Status};
 use kgate_model::outcome::Role;
 use kgate_model::wire::{Root, Setup};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::pread;
 use sha2::{Digest, Sha256};
 
 use crate::args::Disk;
@@ -44,7 +45,7 @@ const PANIC: [&str; 2] = ["pvpanic_mmio", "pvpanic"];
 pub struct Programs {
     /// The agent.
     pub agent: &'static [u8],
-    /// The measuring programs.
+    /// The measuring programs; empty where nothing is measured.
     pub ops: &'static [u8],
 }
 
@@ -82,8 +83,8 @@ pub enum KitError {
 pub(crate) struct Kit {
     /// The initramfs, an anonymous file.
     pub(crate) initrd: OwnedFd,
-    /// Its sha256.
-    pub(crate) digest: [u8; 32],
+    /// Its sha256, once somebody has asked for it.
+    digest: OnceCell<[u8; 32]>,
     /// The disk to attach.
     pub(crate) disk: Option<Disk>,
     /// What the agent prepares.
@@ -107,7 +108,9 @@ impl Kit {
     ) -> Result<Self, KitError> {
         let mut archive = Archive::default();
         archive.initramfs.file("init", 0o755, Content::Bytes(programs.agent.to_vec()))?;
-        archive.initramfs.file("kgate/ops", 0o755, Content::Bytes(programs.ops.to_vec()))?;
+        if !programs.ops.is_empty() {
+            archive.initramfs.file("kgate/ops", 0o755, Content::Bytes(programs.ops.to_vec()))?;
+        }
         // The kernel opens it for init before anything is mounted.
         archive.initramfs.char_device("dev/console", 0o600, 5, 1)?;
 
@@ -159,23 +162,25 @@ impl Kit {
             .write(writer)?
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
-        let digest = digest(&file)?;
-        Ok(Self { initrd: file.into(), digest, disk, setup, panic, loadable })
+        Ok(Self { initrd: file.into(), digest: OnceCell::new(), disk, setup, panic, loadable })
     }
-}
 
-/// The sha256 of a file.
-fn digest(file: &File) -> io::Result<[u8; 32]> {
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    let mut at = 0;
-    loop {
-        let read = file.read_at(&mut buffer, at)?;
-        if read == 0 {
-            return Ok(digest.finalize().into());
+    /// The sha256 of the initramfs.
+    pub(crate) fn digest(&self) -> io::Result<[u8; 32]> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(*digest);
         }
-        digest.update(&buffer[..read]);
-        at += read as u64;
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut at = 0;
+        loop {
+            let read = pread(&self.initrd, &mut buffer, at)?;
+            if read == 0 {
+                return Ok(*self.digest.get_or_init(|| digest.finalize().into()));
+            }
+            digest.update(&buffer[..read]);
+            at += read as u64;
+        }
     }
 }
 

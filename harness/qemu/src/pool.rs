@@ -187,6 +187,13 @@ impl Guests {
         Self { config, load, state: Mutex::default(), facts: facts.into() }
     }
 
+    /// Leaves the measuring programs out of its guests, whose kernel has less to unpack then.
+    #[must_use]
+    pub fn without_ops(mut self) -> Self {
+        self.config.programs.ops = &[];
+        self
+    }
+
     /// Finds out which accelerator is used, before the first boot.
     ///
     /// # Errors

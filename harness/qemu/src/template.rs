@@ -187,7 +187,7 @@ pub(crate) fn key(
     }
     add("processor", processor().as_bytes());
     add("kernel", kernel.as_bytes());
-    add("initramfs", &kit.digest);
+    add("initramfs", &kit.digest()?);
     add("setup", format!("{setup:?}").as_bytes());
     if let Some(disk) = &spec.disk {
         add("disk", identity_of(&disk.path)?.as_bytes());
