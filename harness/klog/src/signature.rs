@@ -16,6 +16,9 @@ const MAX_CALLERS: usize = 2;
 /// A function that is so often on a stack that overflowed has filled it.
 const MIN_RECURSION: usize = 4;
 
+/// Names of slab caches are shorter.
+const MAX_CACHE: usize = 64;
+
 /// Functions that stand between a caller and what it waits for, without leading underscores.
 const WAITING: &[&str] = &["schedule", "preempt_schedule", "io_schedule", "cond_resched", "rwsem_"];
 /// Functions that begin what any code may be called from, without leading underscores.
@@ -174,7 +177,9 @@ fn owner(finding: &Finding) -> Option<String> {
 
 /// The slab cache of `BUG kmalloc-64 (Tainted: …): …`.
 fn cache(excerpt: &str) -> Option<&str> {
-    excerpt.strip_prefix("BUG ")?.split(" (").next()
+    let (name, _) = excerpt.lines().next()?.strip_prefix("BUG ")?.split_once(" (")?;
+    let is_name = |byte: u8| matches!(byte, b' '..=b'~');
+    (name.len() <= MAX_CACHE && name.bytes().all(is_name)).then_some(name)
 }
 
 /// The function that fills most of a stack.
@@ -362,6 +367,15 @@ ffffffff81234567 (rtnl_mutex){+.+.}-{3:3}, at: g+0x1/0x2
             of(&finding(FindingKind::OomKill, "Out of memory: killed tail", oom)),
             "oom_kill/Out of memory: killed tail (memory cgroup)"
         );
+        let slab = |excerpt: &str| {
+            of(&finding(FindingKind::SlabCorruption, "BUG: Redzone overwritten", excerpt))
+        };
+        let known = slab("BUG kmalloc-64 (Tainted: G    B): Redzone overwritten\n");
+        assert_eq!(known, "slab_corruption/BUG: Redzone overwritten (cache kmalloc-64)");
+        // A name ends in its line, and is none when it holds what no name does.
+        for cut in ["BUG kmalloc-6\0\0ed: G (x)\n", "BUG kmalloc-64\nDisabling lock (x)\n"] {
+            assert_eq!(slab(cut), "slab_corruption/BUG: Redzone overwritten");
+        }
     }
 
     /// What is charged with a failed check, and on whose behalf it was called.
