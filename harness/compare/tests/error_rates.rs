@@ -147,7 +147,7 @@ fn three_boots_of_two_modes_deceive_as_often_as_stated() {
 /// Boots that shift as a whole, and samples within them that scatter in each way.
 #[test]
 fn boots_that_shift_as_a_whole_are_the_replicates() {
-    let runs = draws() / 20;
+    let runs = draws();
     for shape in SHAPES {
         for statistic in [Statistic::BestDecile, Statistic::Mean] {
             let mut random = Random::with_seed(14);
