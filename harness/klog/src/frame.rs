@@ -4,6 +4,8 @@
 
 use kgate_model::finding::{Frame, SourceLine};
 
+use crate::text::alphanumeric_or;
+
 /// What a line says about one function, borrowed from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RawFrame<'a> {
@@ -214,16 +216,7 @@ fn address(text: &str) -> Option<&str> {
 }
 
 /// Which bytes may be part of a symbol's name.
-static NAME: [bool; 256] = {
-    let mut name = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        name[byte] =
-            (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'_' | b'.' | b'$');
-        byte += 1;
-    }
-    name
-};
+static NAME: [bool; 256] = alphanumeric_or(b"_.$");
 
 /// Whether a byte may be part of a symbol's name.
 fn is_name(byte: u8) -> bool {

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::Source;
+use crate::text::alphanumeric_or;
 
 /// Which task or CPU printed a line, where the kernel is configured to tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,16 +185,7 @@ fn journal_tag(text: &[u8], line: &mut Line<'_>) -> usize {
 }
 
 /// Which bytes the name of a host may have.
-static HOST: [bool; 256] = {
-    let mut host = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        host[byte] =
-            (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'_' | b'.');
-        byte += 1;
-    }
-    host
-};
+static HOST: [bool; 256] = alphanumeric_or(b"-_.");
 
 /// Whether `word` can be the name of a host.
 fn is_host(word: &[u8]) -> bool {

@@ -1,4 +1,20 @@
-//! Looking for short texts in short lines: a searcher takes longer to make than to run.
+//! Looking for short texts and sets of bytes in short lines: a searcher takes longer to make than to run.
+
+/// Which bytes are ASCII letters, digits or among `others`.
+pub(crate) const fn alphanumeric_or(others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
 
 /// Offset of `part` in `line`.
 pub(crate) fn find(line: &str, part: &str) -> Option<usize> {
