@@ -40,6 +40,10 @@ const NETWORK: [(&str, &str); 1] = [("virtio_net", "VIRTIO_NET")];
 /// them still panics on its console.
 const PANIC: [&str; 2] = ["pvpanic_mmio", "pvpanic"];
 
+/// Where the kernel would start busybox's `modprobe`, a dozen times while it boots and for nothing, as
+/// modules are loaded by the agent; and where steps find it instead.
+const MODPROBE: (&str, &str) = ("sbin/modprobe", "usr/sbin/modprobe");
+
 /// kgate's own programs for the inside of a machine: static executables.
 #[derive(Clone, Copy, Debug)]
 pub struct Programs {
@@ -217,7 +221,8 @@ impl Archive {
         let root = &mut self.initramfs;
         root.file("bin/busybox", 0o755, Content::Bytes(busybox.bytes.clone()))?;
         for applet in busybox.applets.iter().filter(|a| *a != "bin/busybox") {
-            root.symlink(applet, "/bin/busybox")?;
+            let path = if applet == MODPROBE.0 { MODPROBE.1 } else { applet };
+            root.symlink(path, "/bin/busybox")?;
         }
         for (path, mode) in base::DIRECTORIES {
             root.dir(path, mode)?;
