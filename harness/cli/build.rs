@@ -28,7 +28,7 @@ fn programs(root: &Path, out: &Path) {
         build(
             root,
             &out.join("guest"),
-            "-Ctarget-feature=+crt-static",
+            "-Ctarget-feature=+crt-static\x1f-Crelocation-model=static",
             &["kgate-agent", "kgate-ops"],
         ),
         build(root, &out.join("plugin"), "", &["kgate-plugin"]),
