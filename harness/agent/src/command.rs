@@ -21,7 +21,7 @@ use crate::cgroup::Group;
 use crate::reaper::Ended;
 use crate::sample::{Line, Parser};
 use crate::serve::Agent;
-use crate::spawn::{Prepared, Program, Streams};
+use crate::spawn::{Prepared, Started, Streams};
 use crate::trouble::{failed, refused};
 use crate::{lock, processes};
 
@@ -131,14 +131,13 @@ struct Running<'a> {
     id: RequestId,
     command: &'a Command,
     shared: &'a Shared,
-    program: Program,
     group: Option<Group>,
     /// An environment entry that finds processes of this command where there is no group.
     marker: String,
     pid: Pid,
     started: Instant,
-    /// Holds the child's report until it runs the program.
-    report: Option<OwnedFd>,
+    /// Until the child runs its program: the pipe with its report.
+    starting: Option<(OwnedFd, Started)>,
     failure: Option<Trouble>,
     sources: Vec<Source>,
     input: Option<OwnedFd>,
@@ -166,22 +165,23 @@ fn start<'a>(
     let (streams, parent) = streams(command.stdin).map_err(|e| failed("make streams", e))?;
     let needs_marker = group.is_none().then_some(marker.as_str());
     let limits = resource_limits(&command.limits, group.as_ref());
-    let (prepared, report) = Prepared::new(command, streams, directory, limits, needs_marker)?;
+    let (mut prepared, report) = Prepared::new(command, streams, directory, limits, needs_marker)?;
     let started = Instant::now();
-    let pid =
-        agent.reaper.fork(shared, || prepared.fork()).map_err(|e| failed("start a process", e))?;
-    let program = prepared.into_program();
+    let pid = agent
+        .reaper
+        .fork(shared, || prepared.start(agent.guest))
+        .map_err(|e| failed("start a process", e))?;
+    let starting = Some((report, prepared.into_started()));
     Ok(Running {
         agent,
         id,
         command,
         shared,
-        program,
         group,
         marker,
         pid,
         started,
-        report: Some(report),
+        starting,
         failure: None,
         sources: parent.sources,
         input: parent.input,
@@ -384,7 +384,7 @@ impl Running<'_> {
             fds.extend(self.sources.iter().map(|source| PollFd::new(&source.fd, PollFlags::IN)));
         }
         let sources = fds.len() - 1;
-        if let Some(report) = &self.report {
+        if let Some((report, _)) = &self.starting {
             fds.push(PollFd::new(report, PollFlags::IN));
         }
         if let Some(input) = &self.input
@@ -413,16 +413,21 @@ impl Running<'_> {
         }
     }
 
-    /// Reads the child's report as far as it is there.
+    /// Reads the child's report as far as it is there. Only its end, which follows also what it says of
+    /// a failure, says that the child has done with what it was given.
     fn read_report(&mut self) {
-        let Some(report) = &self.report else { return };
+        let Some((report, started)) = &self.starting else { return };
         let mut message = [0; 8];
-        match rustix::io::read(report, &mut message) {
-            Ok(0) => {}
-            Ok(n) => self.failure = Some(self.program.explain(&message[..n])),
-            Err(_) => return,
+        loop {
+            match rustix::io::read(report, &mut message) {
+                Ok(0) => break,
+                Ok(n) => self.failure = Some(started.explain(&message[..n])),
+                Err(_) => return,
+            }
         }
-        self.report = None;
+        if let Some((_, started)) = self.starting.take() {
+            started.free();
+        }
     }
 
     fn write_input(&mut self) {

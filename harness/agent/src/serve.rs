@@ -50,7 +50,7 @@ pub(crate) struct Agent {
     commands: Mutex<HashMap<RequestId, Arc<Shared>>>,
     command_gone: Condvar,
     /// PID 1 of a guest, not a process on a lab host.
-    guest: bool,
+    pub(crate) guest: bool,
     /// The initramfs, or the host's root, from which modules are loaded also after the root was changed.
     initramfs: OnceLock<OwnedFd>,
 }
