@@ -56,6 +56,12 @@ const LINKS: [(&str, &str); 4] = [
 
 /// Runs a guest from its first process to its end. Never returns: a kernel whose PID 1 ends panics.
 pub fn init() -> ! {
+    #[expect(unsafe_code, reason = "libc's own interface to its allocator")]
+    // SAFETY: a setting, made before there is another thread. A heap for each thread would only make
+    // starting one slow.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
     std::panic::set_hook(Box::new(|panic| end(&format!("internal error: {panic}"))));
     let mut agent = None;
     if let Err(why) = run(&mut agent) {
