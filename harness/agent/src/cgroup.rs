@@ -34,7 +34,7 @@ pub(crate) struct Groups {
     /// How many groups there have been.
     count: AtomicU32,
     /// One that was made beforehand.
-    spare: Mutex<Option<PathBuf>>,
+    spare: Mutex<Option<Group>>,
 }
 
 impl Groups {
@@ -68,31 +68,34 @@ impl Groups {
         }
     }
 
-    /// A new group's directory; `None` where there is no cgroup2 that we may write.
-    fn make(&self) -> Option<PathBuf> {
+    /// A new group without limits; `None` where there is no cgroup2 that we may write.
+    fn make(&self) -> Option<Group> {
         if !*self.made.get_or_init(|| self.prepare().is_ok()) {
             return None;
         }
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let path = self.directory.join(number.to_string());
         fs::create_dir(&path).ok()?;
-        Some(path)
+        let mut group = Group::at(path);
+        group.directory = File::open(&group.path).ok();
+        Some(group)
     }
 
     /// The group of one command; `None` where there is no cgroup2 that we may write.
     pub(crate) fn create(&self, limits: &Limits) -> Option<Group> {
         let spare = lock(&self.spare).take();
-        let path = spare.or_else(|| self.make())?;
+        let mut group = spare.or_else(|| self.make())?;
         let limit = |file: &str, value: Option<u64>| {
-            value.is_none_or(|value| fs::write(path.join(file), value.to_string()).is_ok())
+            value.is_none_or(|value| fs::write(group.path.join(file), value.to_string()).is_ok())
         };
         let memory = limit("memory.max", limits.memory);
         let processes = limit("pids.max", limits.processes);
         if limits.memory.is_some() {
             // Without this a step over its limit is swapped out instead of ended.
-            let _ = fs::write(path.join("memory.swap.max"), "0");
+            let _ = fs::write(group.path.join("memory.swap.max"), "0");
         }
-        Some(Group { path, limits_memory: memory, limits_processes: processes })
+        (group.limits_memory, group.limits_processes) = (memory, processes);
+        Some(group)
     }
 
     /// Ends what agents that were killed left behind: groups of the name `PREFIX` and the number of
@@ -159,6 +162,8 @@ pub(crate) fn enable(directory: &Path, controllers: &[&str]) {
 /// The group of one command.
 pub(crate) struct Group {
     path: PathBuf,
+    /// Its directory, for a process to be started in it.
+    directory: Option<File>,
     /// The memory limit is in force here.
     pub(crate) limits_memory: bool,
     /// The limit of processes is in force here.
@@ -167,12 +172,12 @@ pub(crate) struct Group {
 
 impl Group {
     fn at(path: PathBuf) -> Self {
-        Self { path, limits_memory: false, limits_processes: false }
+        Self { path, directory: None, limits_memory: false, limits_processes: false }
     }
 
-    /// Its directory, for a process to be started in it.
-    pub(crate) fn directory(&self) -> io::Result<File> {
-        File::open(&self.path)
+    /// Gives its directory away, for a process to be started in it.
+    pub(crate) fn directory(&mut self) -> io::Result<File> {
+        self.directory.take().map_or_else(|| File::open(&self.path), Ok)
     }
 
     /// Whether a living process is in it.

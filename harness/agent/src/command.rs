@@ -154,8 +154,8 @@ fn start<'a>(
     command: &'a Command,
     shared: &'a Arc<Shared>,
 ) -> Result<Running<'a>, Trouble> {
-    let group = agent.groups.as_ref().and_then(|groups| groups.create(&command.limits));
-    let directory = match &group {
+    let mut group = agent.groups.as_ref().and_then(|groups| groups.create(&command.limits));
+    let directory = match &mut group {
         Some(group) => {
             Some(group.directory().map_err(|e| failed("open the control group", e))?.into())
         }

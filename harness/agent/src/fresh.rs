@@ -1,7 +1,10 @@
 //! What tells a guest from every other one that began as a copy of the same memory.
 
-use std::fs;
-use std::os::fd::AsRawFd;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use kgate_model::wire::{Fresh, Trouble};
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +18,34 @@ const MACHINE_ID: &str = "/etc/machine-id";
 /// `RNDADDENTROPY` and `RNDRESEEDCRNG` of `linux/random.h`.
 const ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
 const RESEED: libc::Ioctl = 0x5207;
+
+/// What [`apply`] and [`machine_id`] write to, opened beforehand: a clone has little time.
+static OPEN: OnceLock<Open> = OnceLock::new();
+
+struct Open {
+    random: OwnedFd,
+    machine_id: File,
+}
+
+impl Open {
+    fn new() -> io::Result<Self> {
+        let _ = fs::create_dir_all("/etc");
+        let machine_id =
+            File::options().create(true).write(true).truncate(true).open(MACHINE_ID)?;
+        Ok(Self { random: random()?, machine_id })
+    }
+}
+
+fn random() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open("/dev/urandom", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Prepares a template for the making of its clones, each of which is one of a kind then.
+pub(crate) fn get_ready() {
+    if let Ok(open) = Open::new() {
+        let _ = OPEN.set(open);
+    }
+}
 
 /// Makes this guest one of a kind. Its boot id must not have been looked at before.
 pub(crate) fn apply(fresh: &Fresh) -> Result<(), Trouble> {
@@ -32,14 +63,25 @@ pub(crate) fn machine_id(fresh: &Fresh) -> Result<(), Trouble> {
     if id.len() != 32 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(refused(format!("{id:?} is no machine id")));
     }
-    let _ = fs::create_dir_all("/etc");
-    fs::write(MACHINE_ID, format!("{id}\n")).map_err(|e| failed(format!("write {MACHINE_ID}"), e))
+    let text = format!("{id}\n");
+    let written = match OPEN.get() {
+        Some(open) => open.machine_id.write_all_at(text.as_bytes(), 0),
+        None => {
+            let _ = fs::create_dir_all("/etc");
+            fs::write(MACHINE_ID, text)
+        }
+    };
+    written.map_err(|e| failed(format!("write {MACHINE_ID}"), e))
 }
 
 /// Gives the kernel `entropy`, credited in full, and has it make its generators anew.
 #[expect(unsafe_code, reason = "rustix has no ioctl of the random device")]
 fn seed(entropy: &[u8]) -> rustix::io::Result<()> {
-    let device = rustix::fs::open("/dev/urandom", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let mut opened: Option<OwnedFd> = None;
+    let device = match OPEN.get() {
+        Some(open) => &open.random,
+        None => opened.insert(random()?),
+    };
     // struct rand_pool_info: bits, bytes, the bytes
     let bits = i32::try_from(entropy.len() * 8).unwrap_or(i32::MAX);
     let mut pool = bits.to_ne_bytes().to_vec();

@@ -49,6 +49,8 @@ pub(crate) struct Agent {
     log: kmsg::Reading,
     commands: Mutex<HashMap<RequestId, Arc<Shared>>>,
     command_gone: Condvar,
+    /// A thread that was made beforehand and waits for a command.
+    spare: Mutex<Option<Sender<Work>>>,
     /// PID 1 of a guest, not a process on a lab host.
     pub(crate) guest: bool,
     /// The initramfs, or the host's root, from which modules are loaded also after the root was changed.
@@ -65,6 +67,7 @@ impl Agent {
             log: kmsg::Reading::default(),
             commands: Mutex::default(),
             command_gone: Condvar::new(),
+            spare: Mutex::default(),
             guest,
             initramfs: OnceLock::new(),
         }))
@@ -182,8 +185,7 @@ pub(crate) fn hello(of: Of) -> Reply {
     Reply::Hello { protocol: PROTOCOL, identity: state::identity(of) }
 }
 
-/// A request that touches files or loads modules: done in order by one thread, which may hang in
-/// the kernel without stopping the rest.
+/// What another thread is to do.
 type Work = Box<dyn FnOnce() + Send>;
 
 /// Serves requests until the stream ends or asks to power off. `greeted`: the first controller has its
@@ -248,9 +250,8 @@ pub(crate) fn greet(
              of the same build"
         )))
     };
-    if let (true, None, Some(groups)) = (agent.guest, &setup.fresh, &agent.groups) {
-        // So that a clone's first command finds it.
-        groups.get_ready();
+    if agent.guest && setup.fresh.is_none() {
+        get_ready(agent);
     }
     agent.outbox.send(&Reply::Done { id: 0, result });
     if setup.kernel_log {
@@ -258,6 +259,17 @@ pub(crate) fn greet(
         LOG.get_or_init(|| {
             let _ = spawn_thread("kernel log", || kmsg::stream(&agent.outbox, &agent.log));
         });
+    }
+}
+
+/// Makes now what a clone and its first command would have to wait for.
+fn get_ready(agent: &'static Agent) {
+    fresh::get_ready();
+    agent.groups.iter().for_each(Groups::get_ready);
+    let (spare, work) = mpsc::channel::<Work>();
+    let wait = move || work.recv().into_iter().for_each(|work| work());
+    if spawn_thread("command", wait).is_ok() {
+        *lock(&agent.spare) = Some(spare);
     }
 }
 
@@ -354,10 +366,15 @@ pub(crate) fn spawn_command(agent: &'static Agent, id: RequestId, command: wire:
         lock(&agent.commands).remove(&id);
         agent.command_gone.notify_all();
     };
-    let started = spawn_thread(&format!("command {id}"), move || {
+    let work = move || {
         command::run(agent, id, &command, &shared);
         gone();
-    });
+    };
+    let spare = lock(&agent.spare).take();
+    let started = match spare {
+        Some(spare) => spare.send(Box::new(work)).map_err(|_| io::ErrorKind::BrokenPipe.into()),
+        None => spawn_thread("command", work).map(drop),
+    };
     if let Err(e) = started {
         gone();
         refuse(failed("start a thread", e));

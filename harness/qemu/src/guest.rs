@@ -87,10 +87,16 @@ impl Guest {
         let state = self.agent.state().await.map_err(ask)?;
         // Nothing may be on its way when it is stopped: its clones would get the other half.
         self.agent.settle().await.map_err(ask)?;
+        // Every clone would have to go through what the kernel still has to do after that.
+        tokio::time::sleep(CALM).await;
         self.emulator.save(file).await?;
         Ok(Record::new(self.identity, state, self.emulator.console.findings(0), ready))
     }
 }
+
+/// How long a guest that is to be kept has to come to rest: threads end, and some ticks later the kernel
+/// frees what they had. It is idle after a third of it under TCG.
+const CALM: Duration = Duration::from_millis(150);
 
 /// Finds out why the agent did not answer, and ends what is left. No `error` means that the
 /// deadline came.
