@@ -28,6 +28,7 @@ fn programs(root: &Path, out: &Path) {
         build(
             root,
             &out.join("guest"),
+            // At fixed addresses: each start would have to go through what can be moved.
             "-Ctarget-feature=+crt-static\x1f-Crelocation-model=static",
             &["kgate-agent", "kgate-ops"],
         ),
