@@ -112,6 +112,7 @@ pub const OPS: &[Op] = &[
     op("veth-tcp-connect", 2, 105, 7, 2000),
     op("veth-tcp-rr", 6, 115, 8, 100_000),
     op("veth-tcp-stream", 4, 90, 6, 100_000).copies(),
+    op("wireguard-rr", 2, 120, 8, 100_000),
     op("packet", 30, 55, 4, 100_000),
     op("ktls-send", 1, 45, 3, 100_000),
     op("ktls", 1, 40, 3, 100_000),
@@ -128,6 +129,8 @@ pub const OPS: &[Op] = &[
     op("socket-filter", 12, 105, 7, 100_000),
     op("alg-cbc", 1, 120, 8, 100_000),
     op("alg-gcm", 1, 75, 5, 100_000),
+    op("dm-crypt-read", 1, 110, 7, 100_000),
+    op("dm-crypt-write", 1, 110, 7, 100_000),
 ];
 
 /// The operation called `name`.

@@ -192,13 +192,13 @@ impl Format {
 }
 
 /// A disk of its own, gone when dropped.
-struct Disk {
+pub(crate) struct Disk {
     settings: PathBuf,
-    device: PathBuf,
+    pub(crate) device: PathBuf,
 }
 
 impl Disk {
-    fn new(mebibytes: u32) -> Result<Self> {
+    pub(crate) fn new(mebibytes: u32) -> Result<Self> {
         const MISSING: &str = "no null_blk, whose disks are made here, or no configfs";
         let configfs = Path::new("/sys/kernel/config");
         let none = None::<&std::ffi::CStr>;

@@ -10,7 +10,7 @@ use crate::bpf::{self, Program};
 use crate::meter::{During as _, all};
 use crate::net::{bound, round_trips, udp_pair};
 use crate::netlink::{CREATE, Message, Netlink};
-use crate::netns::{Links, Veth, index, link_header, own_loopback};
+use crate::netns::{Joined, Links, index, link_header, own_loopback};
 use crate::sys::OrMissing as _;
 use crate::{Meter, Op, Result, Shape};
 
@@ -67,10 +67,10 @@ pub(crate) const OPS: &[Op] = &[
         max_batch: 100_000,
         copies: false,
         run: |meter| {
-            let veth = Veth::new()?;
+            let veth = Joined::veth()?;
             let queue = |name| add_queue(&Links::open()?, name, "fq_codel", 0x1_0000, ROOT);
-            queue(Veth::NEAR.0)?;
-            veth.far(|| queue(Veth::FAR.0))?;
+            queue(Joined::NEAR.0)?;
+            veth.far(|| queue(Joined::FAR.0))?;
             let (near, far) = veth.udp_pair()?;
             round_trips(meter, &near, &far)
         },
@@ -96,7 +96,7 @@ pub(crate) const OPS: &[Op] = &[
         max_batch: 100_000,
         copies: false,
         run: |meter| {
-            let veth = Veth::new()?;
+            let veth = Joined::veth()?;
             let _program = xdp(&veth, XDP_PASS)?;
             let (near, far) = veth.udp_pair()?;
             let mut byte = [0];
@@ -113,7 +113,7 @@ pub(crate) const OPS: &[Op] = &[
         max_batch: 100_000,
         copies: false,
         run: |meter| {
-            let veth = Veth::new()?;
+            let veth = Joined::veth()?;
             let (near, _far) = veth.udp_pair()?;
             let _program = xdp(&veth, XDP_DROP)?;
             meter.each(|| {
@@ -357,10 +357,10 @@ fn classify(links: &Links, name: &str, program: &Program) -> Result<()> {
 }
 
 /// Attaches a program that answers `verdict` to what arrives at the far end, in the driver.
-fn xdp(veth: &Veth, verdict: i32) -> Result<Program> {
+fn xdp(veth: &Joined, verdict: i32) -> Result<Program> {
     let program = Program::load(bpf::XDP, &bpf::answer(verdict))?;
     veth.far(|| {
-        let body = link_header(index(Veth::FAR.0)?, 0, 0);
+        let body = link_header(index(Joined::FAR.0)?, 0, 0);
         // IFLA_XDP with IFLA_XDP_FD, IFLA_XDP_FLAGS: XDP_FLAGS_DRV_MODE
         let message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &body).nest(43, |m| {
             m.attr(1, &program.number().to_ne_bytes()).attr(3, &(1u32 << 2).to_ne_bytes())

@@ -63,6 +63,7 @@ mod file;
 mod filter;
 mod ipc;
 mod isolation;
+mod mapper;
 mod memory;
 mod meter;
 mod net;
@@ -74,6 +75,7 @@ mod samples;
 mod sys;
 mod syscall;
 mod uring;
+mod wireguard;
 
 pub use clock::Clock;
 pub use meter::{Error, Meter, Result, Shape};
@@ -103,7 +105,7 @@ pub struct Op {
 
 /// Every operation, family by family.
 pub fn ops() -> impl Iterator<Item = &'static Op> {
-    let families: [&[Op]; 13] = [
+    let families: [&[Op]; 14] = [
         syscall::OPS,
         process::OPS,
         isolation::OPS,
@@ -117,6 +119,7 @@ pub fn ops() -> impl Iterator<Item = &'static Op> {
         filter::OPS,
         bpf::OPS,
         crypto::OPS,
+        mapper::OPS,
     ];
     families.into_iter().flatten()
 }

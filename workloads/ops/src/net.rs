@@ -15,7 +15,7 @@ use rustix::pipe::{SpliceFlags, pipe, splice};
 
 use crate::file::Scratch;
 use crate::meter::{During as _, all};
-use crate::netns::{Veth, index};
+use crate::netns::{Joined, index};
 use crate::sys::OrMissing as _;
 use crate::{Error, Meter, Op, Result, Shape, sys};
 
@@ -123,8 +123,8 @@ pub(crate) const OPS: &[Op] = &[
         max_batch: 2000,
         copies: false,
         run: |meter| {
-            let veth = Veth::new()?;
-            let (listener, address) = veth.far(|| tcp_listener(Veth::FAR.1))?;
+            let veth = Joined::veth()?;
+            let (listener, address) = veth.far(|| tcp_listener(Joined::FAR.1))?;
             meter.each(|| tcp_pair(&listener, address).map(drop))
         },
     },
@@ -135,7 +135,7 @@ pub(crate) const OPS: &[Op] = &[
         max_batch: 100_000,
         copies: false,
         run: |meter| {
-            let (client, server) = veth_pair(&Veth::new()?)?;
+            let (client, server) = veth_pair(&Joined::veth()?)?;
             round_trips(meter, &client, &server)
         },
     },
@@ -146,8 +146,19 @@ pub(crate) const OPS: &[Op] = &[
         max_batch: 100_000,
         copies: true,
         run: |meter| {
-            let (client, server) = veth_pair(&Veth::new()?)?;
+            let (client, server) = veth_pair(&Joined::veth()?)?;
             stream(meter, &client, &server)
+        },
+    },
+    Op {
+        name: "wireguard-rr",
+        summary: "one byte through a WireGuard tunnel over loopback, and one back",
+        shape: Shape::new(2, 120, 8),
+        max_batch: 100_000,
+        copies: false,
+        run: |meter| {
+            let (near, far) = Joined::wireguard()?.udp_pair()?;
+            round_trips(meter, &near, &far)
         },
     },
     Op {
@@ -241,8 +252,8 @@ fn loopback_pair() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The same across a veth pair; the server is at the far end.
-fn veth_pair(veth: &Veth) -> Result<(OwnedFd, OwnedFd)> {
-    let (listener, address) = veth.far(|| tcp_listener(Veth::FAR.1))?;
+fn veth_pair(veth: &Joined) -> Result<(OwnedFd, OwnedFd)> {
+    let (listener, address) = veth.far(|| tcp_listener(Joined::FAR.1))?;
     without_delay(tcp_pair(&listener, address)?)
 }
 
@@ -379,7 +390,7 @@ fn udp_gso(meter: &mut Meter) -> Result<()> {
 fn packet(meter: &mut Meter) -> Result<()> {
     /// IEEE 802's number for experiments: nothing else listens to it.
     const PROTOCOL: u16 = 0x88b5;
-    let veth = Veth::new()?;
+    let veth = Joined::veth()?;
     let open = |name| {
         let protocol = i32::from(PROTOCOL.to_be());
         let socket = sys::socket(libc::AF_PACKET, libc::SOCK_RAW, protocol)?;
@@ -390,7 +401,7 @@ fn packet(meter: &mut Meter) -> Result<()> {
         sys::bind(&socket, &address, "bind AF_PACKET")?;
         Ok(socket)
     };
-    let (near, far) = (open(Veth::NEAR.0)?, veth.far(|| open(Veth::FAR.0))?);
+    let (near, far) = (open(Joined::NEAR.0)?, veth.far(|| open(Joined::FAR.0))?);
     // To everybody, from an address of our own making.
     let mut frame = [0; 128];
     frame[..6].fill(0xff);

@@ -78,6 +78,35 @@ impl Netlink {
     /// Sends `messages`, of which exactly the last of those that ask for it is acknowledged, in one
     /// piece, and waits for the acknowledgement or for the first error.
     pub(crate) fn request(&self, messages: Vec<Message>, call: &'static str) -> Result<()> {
+        let (kind, _) = self.exchange(messages, call)?;
+        if kind == libc::NLMSG_ERROR {
+            return Ok(());
+        }
+        Err(Error::Wrong { call, what: "netlink answered something else" })
+    }
+
+    /// The number of a family of generic netlink.
+    pub(crate) fn family(&self, name: &str) -> Result<u16> {
+        const CALL: &str = "netlink: family";
+        const WRONG: Error = Error::Wrong { call: CALL, what: "netlink tells no number" };
+        // CTRL_CMD_GETFAMILY, version 1; CTRL_ATTR_FAMILY_NAME
+        let message = Message::new(libc::GENL_ID_CTRL as u16, 0, &[3, 1, 0, 0]).text(2, name);
+        let (_, answer) = self.exchange(vec![message], CALL)?;
+        let mut attributes = answer.get(4..).ok_or(WRONG)?;
+        while let &[l, h, kind, 0, ref rest @ ..] = attributes {
+            let size = usize::from(u16::from_ne_bytes([l, h]));
+            // CTRL_ATTR_FAMILY_ID
+            if let (1, &[low, high, ..]) = (kind, rest) {
+                return Ok(u16::from_ne_bytes([low, high]));
+            }
+            attributes = attributes.get(size.max(4).next_multiple_of(4)..).ok_or(WRONG)?;
+        }
+        Err(WRONG)
+    }
+
+    /// Sends `messages` in one piece. Gives the type of the answer and what comes after its header; an
+    /// error in it is one.
+    fn exchange(&self, messages: Vec<Message>, call: &'static str) -> Result<(i32, Vec<u8>)> {
         let mut packet = Vec::new();
         for mut message in messages {
             let size = message.0.len() as u32;
@@ -85,10 +114,11 @@ impl Netlink {
             packet.append(&mut message.0);
         }
         send(&self.0, &packet, SendFlags::empty()).during(call)?;
-        let mut answer = [0; 8192];
+        let mut answer = vec![0; 8192];
         let (got, _) = recv(&self.0, &mut answer, RecvFlags::empty()).during(call)?;
+        answer.truncate(got);
         let word = |at: usize| {
-            answer[..got.min(answer.len())]
+            answer
                 .get(at..at + 4)
                 .and_then(|bytes| bytes.try_into().ok())
                 .map(i32::from_ne_bytes)
@@ -96,12 +126,12 @@ impl Netlink {
         };
         // The type is the lower half of the second word; an error's number, negative, comes first
         // after the header.
-        if word(4)? & 0xffff != libc::NLMSG_ERROR {
-            return Err(Error::Wrong { call, what: "netlink answered something else" });
-        }
+        let kind = word(4)? & 0xffff;
         match word(HEADER)? {
-            0 => Ok(()),
-            error => Err(Errno::from_raw_os_error(-error)).during(call),
+            error if kind == libc::NLMSG_ERROR && error != 0 => {
+                Err(Errno::from_raw_os_error(-error)).during(call)
+            }
+            _ => Ok((kind, answer.split_off(HEADER))),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Network name spaces of our own, which end with this process: one with its loopback, or two that
-//! are joined by a veth pair.
+//! are joined by a veth pair or a WireGuard tunnel.
 #![expect(unsafe_code, reason = "moves between name spaces, asks for an interface's index")]
 
 use std::ffi::CString;
@@ -14,7 +14,7 @@ use crate::meter::During as _;
 use crate::net::bound;
 use crate::netlink::{CREATE, Message, Netlink};
 use crate::sys::{OrMissing as _, check, need_root, unshare};
-use crate::{Error, Result};
+use crate::{Error, Result, wireguard};
 
 /// A new network name space, its loopback up, with this process in it.
 pub(crate) fn own_loopback() -> Result<Links> {
@@ -62,6 +62,13 @@ impl Links {
     }
 }
 
+/// Asks for an interface of a `kind`, which `info` may say more of.
+fn new_link(name: &str, kind: &str, info: impl FnOnce(Message) -> Message) -> Message {
+    Message::new(libc::RTM_NEWLINK, CREATE, &link_header(0, 0, 0))
+        .text(libc::IFLA_IFNAME, name)
+        .nest(libc::IFLA_LINKINFO, |link| info(link.text(libc::IFLA_INFO_KIND, kind)))
+}
+
 /// `struct ifinfomsg`.
 pub(crate) fn link_header(index: u32, flags: u32, change: u32) -> Vec<u8> {
     [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), change.to_ne_bytes()].concat()
@@ -78,49 +85,71 @@ pub(crate) fn index(name: &str) -> Result<u32> {
     }
 }
 
-/// Two name spaces joined by a veth pair. The process is in the near one.
-pub(crate) struct Veth {
+/// Two name spaces, each with an interface to the other. The process is in the near one.
+pub(crate) struct Joined {
     near: OwnedFd,
     far: OwnedFd,
 }
 
-impl Veth {
+impl Joined {
     /// Interface and address of the near end.
-    pub(crate) const NEAR: (&str, Ipv4Addr) = ("veth0", Ipv4Addr::new(10, 83, 0, 1));
+    pub(crate) const NEAR: (&str, Ipv4Addr) = ("near0", Ipv4Addr::new(10, 83, 0, 1));
     /// Interface and address of the far end.
-    pub(crate) const FAR: (&str, Ipv4Addr) = ("veth1", Ipv4Addr::new(10, 83, 0, 2));
+    pub(crate) const FAR: (&str, Ipv4Addr) = ("far0", Ipv4Addr::new(10, 83, 0, 2));
 
-    pub(crate) fn new() -> Result<Self> {
-        enter_new()?;
-        let far = this_name_space()?;
-        enter_new()?;
-        let veth = Self { near: this_name_space()?, far };
-        let links = Links::open()?;
-        let there = veth.far.as_raw_fd();
-        let message = Message::new(libc::RTM_NEWLINK, CREATE, &link_header(0, 0, 0))
-            .text(libc::IFLA_IFNAME, Self::NEAR.0)
-            .nest(libc::IFLA_LINKINFO, |info| {
-                info.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, |data| {
+    /// By a veth pair.
+    pub(crate) fn veth() -> Result<Self> {
+        Self::by(|links, far| {
+            let message = new_link(Self::NEAR.0, "veth", |info| {
+                info.nest(libc::IFLA_INFO_DATA, |data| {
                     // VETH_INFO_PEER
                     data.nest(1, |peer| {
                         peer.bytes(&link_header(0, 0, 0))
                             .text(libc::IFLA_IFNAME, Self::FAR.0)
-                            .attr(libc::IFLA_NET_NS_FD, &there.to_ne_bytes())
+                            .attr(libc::IFLA_NET_NS_FD, &far.as_raw_fd().to_ne_bytes())
                     })
                 })
             });
-        links
-            .request(message, "netlink: new veth")
-            .or_missing(&[Errno::OPNOTSUPP], "this kernel has no veth")?;
+            links
+                .request(message, "netlink: new veth")
+                .or_missing(&[Errno::OPNOTSUPP], "this kernel has no veth")
+        })
+    }
+
+    /// By two ends of WireGuard, whose packets go over the near name space's loopback: an interface
+    /// talks from where it was made.
+    pub(crate) fn wireguard() -> Result<Self> {
+        Self::by(|links, far| {
+            links.up("lo")?;
+            for end in [Self::NEAR, Self::FAR] {
+                links
+                    .request(new_link(end.0, "wireguard", |info| info), "netlink: new wireguard")
+                    .or_missing(&[Errno::OPNOTSUPP], "this kernel has no WireGuard")?;
+            }
+            wireguard::introduce(Self::NEAR, Self::FAR)?;
+            let body = link_header(index(Self::FAR.0)?, 0, 0);
+            let message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &body)
+                .attr(libc::IFLA_NET_NS_FD, &far.as_raw_fd().to_ne_bytes());
+            links.request(message, "netlink: move of an interface")
+        })
+    }
+
+    /// `join` makes both interfaces.
+    fn by(join: impl FnOnce(&Links, &OwnedFd) -> Result<()>) -> Result<Self> {
+        enter_new()?;
+        let far = this_name_space()?;
+        enter_new()?;
+        let joined = Self { near: this_name_space()?, far };
+        join(&Links::open()?, &joined.far)?;
         let set_up = |(name, address): (&str, Ipv4Addr)| {
             let links = Links::open()?;
             links.address(name, address)?;
             links.up(name)
         };
-        veth.far(|| set_up(Self::FAR))?;
+        joined.far(|| set_up(Self::FAR))?;
         set_up(Self::NEAR)?;
-        veth.settle()?;
-        Ok(veth)
+        joined.settle()?;
+        Ok(joined)
     }
 
     /// Does something in the far name space: sockets made there stay there.
@@ -140,7 +169,8 @@ impl Veth {
         Ok((near, far))
     }
 
-    /// Waits until packets pass: the kernel opens the queues in a thread of its own.
+    /// Waits until packets pass: the kernel opens the queues of veth, and greets WireGuard's other end,
+    /// in threads of its own.
     fn settle(&self) -> Result<()> {
         let (near, far) = self.udp_pair()?;
         let patience = Some(Duration::from_millis(5));
@@ -156,7 +186,7 @@ impl Veth {
             };
             let mut tries = (0..400).map(passed);
             if !tries.find(|t| !matches!(t, Ok(false))).unwrap_or(Ok(false))? {
-                return Err(Error::Wrong { call: "veth", what: "nothing passes" });
+                return Err(Error::Wrong { call: "name spaces", what: "nothing passes" });
             }
         }
         Ok(())
