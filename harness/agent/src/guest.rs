@@ -20,6 +20,9 @@ use crate::{net, script, setup};
 /// Modules that the channel needs, one absolute path per line, in order.
 const BOOT_MODULES: &str = "/kgate/boot-modules";
 
+/// What busybox is too, one absolute path per line.
+const APPLETS: &str = "/kgate/applets";
+
 /// Where the cgroup2 file system is mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -112,12 +115,24 @@ fn run(started: &mut Option<&'static Agent>) -> Result<(), String> {
 
 /// What isn't needed to say hello.
 fn complete() {
+    link_applets();
     expected(true);
     let root = Path::new(CGROUPS);
     let offered = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
     let offered: Vec<_> = offered.split_ascii_whitespace().collect();
     cgroup::enable(root, &offered);
     let _ = net::loopback();
+}
+
+fn link_applets() {
+    for path in fs::read_to_string(APPLETS).unwrap_or_default().lines().map(Path::new) {
+        let link = || symlink("/bin/busybox", path);
+        if let (Err(e), Some(directory)) = (link(), path.parent())
+            && e.kind() == io::ErrorKind::NotFound
+        {
+            let _ = fs::create_dir_all(directory).and_then(|()| link());
+        }
+    }
 }
 
 /// Mounts and links that programs expect of a machine, control groups only where they are wanted.

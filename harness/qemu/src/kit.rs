@@ -40,10 +40,6 @@ const NETWORK: [(&str, &str); 1] = [("virtio_net", "VIRTIO_NET")];
 /// them still panics on its console.
 const PANIC: [&str; 2] = ["pvpanic_mmio", "pvpanic"];
 
-/// Where the kernel would start busybox's `modprobe`, a dozen times while it boots and for nothing, as
-/// modules are loaded by the agent; and where steps find it instead.
-const MODPROBE: (&str, &str) = ("sbin/modprobe", "usr/sbin/modprobe");
-
 /// kgate's own programs for the inside of a machine: static executables.
 #[derive(Clone, Copy, Debug)]
 pub struct Programs {
@@ -220,10 +216,11 @@ impl Archive {
     fn base(&mut self, busybox: &Busybox) -> Result<(), KitError> {
         let root = &mut self.initramfs;
         root.file("bin/busybox", 0o755, Content::Bytes(busybox.bytes.clone()))?;
-        for applet in busybox.applets.iter().filter(|a| *a != "bin/busybox") {
-            let path = if applet == MODPROBE.0 { MODPROBE.1 } else { applet };
-            root.symlink(path, "/bin/busybox")?;
-        }
+        // The agent makes links of them: the kernel would take four times as long to unpack each, and
+        // start `modprobe` a dozen times while it boots, for nothing.
+        let applets = busybox.applets.iter().filter(|a| *a != "bin/busybox");
+        let applets: String = applets.flat_map(|path| ["/", path, "\n"]).collect();
+        root.file("kgate/applets", 0o644, Content::Bytes(applets.into()))?;
         for (path, mode) in base::DIRECTORIES {
             root.dir(path, mode)?;
         }
