@@ -221,6 +221,8 @@ impl Archive {
         let applets = busybox.applets.iter().filter(|a| *a != "bin/busybox");
         let applets: String = applets.flat_map(|path| ["/", path, "\n"]).collect();
         root.file("kgate/applets", 0o644, Content::Bytes(applets.into()))?;
+        // For who boots without the agent: `rdinit=/bin/sh`.
+        root.symlink("bin/sh", "/bin/busybox")?;
         for (path, mode) in base::DIRECTORIES {
             root.dir(path, mode)?;
         }
