@@ -5,6 +5,8 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::io::{Errno, pread, pwrite};
 
@@ -12,12 +14,12 @@ use crate::disk::Disk;
 use crate::file::PAGE;
 use crate::meter::{During as _, all};
 use crate::sys::{OrMissing as _, check, need_root};
-use crate::{Meter, Op, Result, Shape};
+use crate::{Error, Meter, Op, Result, Shape};
 
 pub(crate) const OPS: &[Op] = &[
     Op {
         name: "dm-crypt-read",
-        summary: "4 KiB read and decrypted by dm-crypt (AES-XTS), past the page cache",
+        summary: "4 KiB read and decrypted by dm-crypt (AES-256-XTS), past the page cache",
         shape: Shape::new(1, 110, 7),
         max_batch: 100_000,
         copies: false,
@@ -25,7 +27,7 @@ pub(crate) const OPS: &[Op] = &[
     },
     Op {
         name: "dm-crypt-write",
-        summary: "4 KiB encrypted by dm-crypt (AES-XTS) and written, past the page cache",
+        summary: "4 KiB encrypted by dm-crypt (AES-256-XTS) and written, past the page cache",
         shape: Shape::new(1, 110, 7),
         max_batch: 100_000,
         copies: false,
@@ -86,6 +88,7 @@ const NAME: usize = 48;
 impl Encrypted {
     fn new() -> Result<Self> {
         const MEBIBYTES: u32 = 4;
+        const MISSING: &str = "this kernel has no dm-crypt with AES-XTS, or is older than 5.9";
         need_root()?;
         let disk = Disk::new(MEBIBYTES)?;
         let control = OpenOptions::new()
@@ -105,8 +108,9 @@ impl Encrypted {
         let sectors = u64::from(MEBIBYTES) << 11;
         // Encrypted and decrypted by who asks, as servers with fast disks have it, from Linux 5.9 on.
         let parameters = format!(
-            "aes-xts-plain64 {} 0 {} 0 2 no_read_workqueue no_write_workqueue",
+            "aes-xts-plain64 {}{} 0 {} 0 2 no_read_workqueue no_write_workqueue",
             "07".repeat(32),
+            "08".repeat(32),
             encrypted._disk.device.display()
         );
         // struct dm_target_spec: first sector, sectors, status, next, type; then the parameters
@@ -114,10 +118,9 @@ impl Encrypted {
         target.extend(*b"crypt\0\0\0\0\0\0\0\0\0\0\0");
         target.extend(parameters.as_bytes());
         target.resize((target.len() + 1).next_multiple_of(8), 0);
-        encrypted.ask(LOAD, &target, "DM_TABLE_LOAD").or_missing(
-            &[Errno::INVAL, Errno::NOENT],
-            "this kernel has no dm-crypt with AES-XTS",
-        )?;
+        encrypted
+            .ask(LOAD, &target, "DM_TABLE_LOAD")
+            .or_missing(&[Errno::INVAL, Errno::NOENT], MISSING)?;
         encrypted.ask(RESUME, &[], "DM_DEV_SUSPEND")?;
         Ok(encrypted)
     }
@@ -154,6 +157,12 @@ impl Encrypted {
 
 impl Drop for Encrypted {
     fn drop(&mut self) {
-        let _ = self.ask(REMOVE, &[], "DM_DEV_REMOVE");
+        // A host's udev looks at what was written to, for a moment.
+        for _ in 0..100 {
+            match self.ask(REMOVE, &[], "DM_DEV_REMOVE") {
+                Err(Error::Call { errno: Errno::BUSY, .. }) => sleep(Duration::from_millis(10)),
+                _ => break,
+            }
+        }
     }
 }

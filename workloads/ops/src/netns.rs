@@ -184,7 +184,7 @@ impl Joined {
                     other => other.during("read from socket").map(|_| true),
                 }
             };
-            let mut tries = (0..400).map(passed);
+            let mut tries = (0..2000).map(passed);
             if !tries.find(|t| !matches!(t, Ok(false))).unwrap_or(Ok(false))? {
                 return Err(Error::Wrong { call: "name spaces", what: "nothing passes" });
             }
