@@ -298,6 +298,12 @@ impl Running<'_> {
             self.complain(&format!("kgate: {}\n", processes::describe(self.pid)));
         }
         self.read_report();
+        // Another command's child may keep the pipe open; this one is gone.
+        if ended.is_some()
+            && let Some((_, started)) = self.starting.take()
+        {
+            started.free();
+        }
 
         // What is left of its output.
         let grace = Instant::now() + if cause.is_some() { Duration::ZERO } else { GRACE };

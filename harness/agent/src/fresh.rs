@@ -1,9 +1,8 @@
 //! What tells a guest from every other one that began as a copy of the same memory.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use kgate_model::wire::{Fresh, Trouble};
@@ -30,8 +29,7 @@ struct Open {
 impl Open {
     fn new() -> io::Result<Self> {
         let _ = fs::create_dir_all("/etc");
-        let machine_id =
-            File::options().create(true).write(true).truncate(true).open(MACHINE_ID)?;
+        let machine_id = File::options().create(true).append(true).open(MACHINE_ID)?;
         Ok(Self { random: random()?, machine_id })
     }
 }
@@ -42,7 +40,9 @@ fn random() -> rustix::io::Result<OwnedFd> {
 
 /// Prepares a template for the making of its clones, each of which is one of a kind then.
 pub(crate) fn get_ready() {
-    if let Ok(open) = Open::new() {
+    if OPEN.get().is_none()
+        && let Ok(open) = Open::new()
+    {
         let _ = OPEN.set(open);
     }
 }
@@ -65,7 +65,10 @@ pub(crate) fn machine_id(fresh: &Fresh) -> Result<(), Trouble> {
     }
     let text = format!("{id}\n");
     let written = match OPEN.get() {
-        Some(open) => open.machine_id.write_all_at(text.as_bytes(), 0),
+        Some(Open { machine_id, .. }) => {
+            let mut file = machine_id;
+            file.set_len(0).and_then(|()| file.write_all(text.as_bytes()))
+        }
         None => {
             let _ = fs::create_dir_all("/etc");
             fs::write(MACHINE_ID, text)

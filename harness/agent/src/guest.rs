@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
-use rustix::process::Signal;
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::cgroup::{self, Groups};
@@ -66,6 +66,9 @@ pub fn init() -> ! {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
     std::panic::set_hook(Box::new(|panic| end(&format!("internal error: {panic}"))));
+    // Children begin in this process's memory. A core dump of one would end all that share it, on
+    // kernels before 5.16 even this process, before anybody looked at limits.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let mut agent = None;
     if let Err(why) = run(&mut agent) {
         say(&why);

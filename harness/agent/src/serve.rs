@@ -250,7 +250,7 @@ pub(crate) fn greet(
              of the same build"
         )))
     };
-    if agent.guest && setup.fresh.is_none() {
+    if agent.guest && setup.fresh.is_none() && result.is_ok() {
         get_ready(agent);
     }
     agent.outbox.send(&Reply::Done { id: 0, result });

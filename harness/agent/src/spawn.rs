@@ -351,7 +351,8 @@ unsafe fn run(plan: &Plan) -> Result<std::convert::Infallible, (Stage, i32)> {
         let most = libc::c_uint::MAX as usize;
         let how = libc::CLOSE_RANGE_CLOEXEC as usize;
         let _ = call(libc::SYS_close_range, [4, most, how, 0]);
-        // A guest's agent has no protection that would be inherited; and it would share what is set.
+        // A guest's agent has none that would be inherited; and what is set is set for all who share the
+        // memory.
         if !plan.shares {
             let name = c"/proc/self/oom_score_adj".as_ptr() as usize;
             let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
@@ -458,6 +459,8 @@ mod tests {
         output.read_to_string(&mut text).unwrap();
         let status = waitpid(Pid::from_raw(pid), WaitOptions::empty()).unwrap().unwrap().1;
         let mut said = Vec::new();
+        // Other tests' children may have it open for a moment.
+        rustix::io::ioctl_fionbio(&report, false).unwrap();
         File::from(report).read_to_end(&mut said).unwrap();
         let failure = (!said.is_empty()).then(|| started.explain(&said).message);
         started.free();
