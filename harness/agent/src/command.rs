@@ -298,11 +298,9 @@ impl Running<'_> {
             self.complain(&format!("kgate: {}\n", processes::describe(self.pid)));
         }
         self.read_report();
-        // Another command's child may keep the pipe open; this one is gone.
-        if ended.is_some()
-            && let Some((_, started)) = self.starting.take()
-        {
-            started.free();
+        if ended.is_some() {
+            // Another command's child may keep the pipe open; this one is gone.
+            self.has_started();
         }
 
         // What is left of its output.
@@ -431,6 +429,11 @@ impl Running<'_> {
                 Err(_) => return,
             }
         }
+        self.has_started();
+    }
+
+    /// The child has done with what it was given.
+    fn has_started(&mut self) {
         if let Some((_, started)) = self.starting.take() {
             started.free();
         }
