@@ -11,16 +11,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bench::{Bench, Done, SEEDED, is_qemu, wait_until};
+use bench::{Bench, Done, SEEDED, hog, is_qemu, wait_until};
 use rustix::process::Signal;
 
 const QUICK: (&str, &str) = ("quick", "true");
-
-/// Lets nothing else run: an ELF executable of 145 bytes that makes itself a real-time task of the
-/// highest priority and jumps to where it is.
-const HOG: &str = "f0VMRgIBAQAAAAAAAAAAAAIAPgABAAAAeABAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAEAAOAABAAAA\
-                   AAAAAAEAAAAFAAAAAAAAAAAAAAAAAEAAAAAAAAAAQAAAAAAAkQAAAAAAAACRAAAAAAAAAAAQAAAAAAAA\
-                   uJAAAAAx/74BAAAAuo0AQAAPBev+YwAAAA==";
 
 fn seeded(script: &str) -> String {
     format!("{SEEDED}{script}")
@@ -164,15 +158,7 @@ fn a_step_that_never_returns_rejects_and_the_boots_go_on() {
 
 #[test]
 fn a_guest_that_stops_scheduling_rejects_with_backtraces_and_the_rest_runs() {
-    let hog = seeded(&format!(
-        "echo -1 > /proc/sys/kernel/sched_rt_runtime_us\n\
-         for runtime in /sys/kernel/debug/sched/fair_server/cpu*/runtime; do\n\
-         [ ! -e $runtime ] || echo 0 > $runtime\n\
-         done\n\
-         echo {HOG} | base64 -d > /tmp/hog\n\
-         chmod +x /tmp/hog\n\
-         exec /tmp/hog"
-    ));
+    let hog = seeded(&hog());
     let Some(bench) = Bench::new(&[QUICK, ("hog", &hog), ("after", "true")]) else { return };
     bench.workload(&["quick", "hog", "after"], "kgate.seed", "timeouts: { hang: 5s }");
     let results = bench.run("run", &[]);

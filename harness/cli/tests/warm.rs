@@ -7,9 +7,10 @@ mod bench;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use bench::{Bench, Results, SEEDED, wait_until};
+use bench::{Bench, Results, SEEDED, hog, wait_until};
 use rustix::process::Signal;
 
 /// What a trial finds that nobody has touched anything of. Tells what is to be its own.
@@ -162,7 +163,54 @@ fn many_clones_of_boots_leave_nothing() {
     for role in ["baseline", "candidate"] {
         assert_eq!(results.boot(&format!("{role}-1-base"))["attempts"], 1);
     }
+    assert_eq!(facts(&bench, "run"), ["forked"]);
     bench.assert_no_temporary_files();
+}
+
+/// What a run tells of how its clones were made.
+fn facts(bench: &Bench, run: &str) -> Vec<String> {
+    let journal = fs::read_to_string(bench.path(&format!("{run}/journal.jsonl"))).unwrap();
+    let events = journal.lines().map(serde_json::from_str::<serde_json::Value>);
+    let told = events.filter_map(|event| Some(event.ok()?.pointer("/event/facts/clones")?.clone()));
+    told.filter_map(|told| Some(told.as_str()?.to_owned())).collect()
+}
+
+#[test]
+fn clones_of_boots_are_restored_where_they_can_not_be_forked() {
+    let Some(bench) = Bench::new(&[]) else { return };
+    various(&bench, 5, "warm");
+    bench.write(
+        "qemu",
+        "#!/bin/sh\ncase \"$*\" in *-plugin*) echo no plugins here >&2; exit 1;; esac\n\
+         exec qemu-system-x86_64 \"$@\"\n",
+    );
+    let qemu = bench.path("qemu");
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let qemu = qemu.display().to_string();
+    let results = bench.run("run", &["--qemu", &qemu]);
+    results.assert_verdict(0, "promote");
+    let told = facts(&bench, "run");
+    assert!(told[0].starts_with("not forked: QEMU ended from outside"), "{told:?}");
+    assert!(told[0].contains("no plugins here"), "{told:?}");
+}
+
+#[test]
+fn a_hung_clone_of_a_boot_that_was_forked_tells_where_it_is() {
+    let quick: Vec<String> = (0..5).map(|n| format!("quick-{n}")).collect();
+    let mut scenarios: Vec<(&str, &str)> = quick.iter().map(|name| (&**name, "true")).collect();
+    let hog = seeded(&hog());
+    scenarios.push(("z-hog", &hog));
+    let Some(bench) = Bench::new(&scenarios) else { return };
+    let listed: Vec<&str> = scenarios.iter().map(|(name, _)| *name).collect();
+    bench.workload(&listed, "kgate.seed", "timeouts: { hang: 5s }");
+    let results = bench.run("run", &["--cpus", "1"]);
+    results.assert_verdict(1, "reject");
+    assert_eq!(facts(&bench, "run"), ["forked"]);
+    let hog = results.trial("z-hog", "candidate");
+    hog.assert_failed("hang", "no heartbeat for 5 s");
+    let diagnosis = fs::read(bench.path("run").join(&hog.diagnosis)).expect("the diagnosis");
+    let diagnosis = String::from_utf8_lossy(&diagnosis);
+    assert!(diagnosis.contains("Comm: hog"), "{diagnosis}");
 }
 
 #[test]
@@ -219,9 +267,10 @@ fn templates_of_boots_serve_later_runs_until_they_are_no_good() {
 
 #[test]
 fn a_killed_run_leaves_no_clone_of_its_boots_and_is_taken_up() {
-    let Some(bench) = Bench::new(&[("one", "true"), ("long", "echo begun; sleep 8")]) else {
-        return;
-    };
+    let quick: Vec<String> = (0..4).map(|n| format!("a-quick-{n}")).collect();
+    let mut scenarios: Vec<(&str, &str)> = quick.iter().map(|name| (&**name, "true")).collect();
+    scenarios.push(("long", "echo begun; sleep 8"));
+    let Some(bench) = Bench::new(&scenarios) else { return };
     let mut running = bench.start(&bench.run_args("run", &[]));
     running.wait_for_trial(&bench.log("run", "long", "candidate-1-base"));
     let guests = running.guests();

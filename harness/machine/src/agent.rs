@@ -114,6 +114,21 @@ impl Agent {
         }
     }
 
+    /// Has the agent prepare what `setup` says, once more.
+    ///
+    /// # Errors
+    /// As of [`connect`](Self::connect).
+    pub async fn prepare(&self, setup: Setup) -> Result<(), AgentError> {
+        let (sender, mut ready) = mpsc::channel(1);
+        self.shared.waiting().insert(0, sender);
+        self.send(&Request::Hello { protocol: wire::PROTOCOL, setup })?;
+        match timeout(ANSWER, ready.recv()).await {
+            Ok(Some(Reply::Done { result, .. })) => result.map_err(AgentError::Refused),
+            Ok(_) => Err(self.why().await),
+            Err(_) => Err(AgentError::Silent(ANSWER)),
+        }
+    }
+
     /// When the agent was last heard of.
     pub fn heard(&self) -> Instant {
         *self.heard.borrow()

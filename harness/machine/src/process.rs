@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use kgate_model::host::{Host, HostCommand, HostOutput};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
-    Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, getppid, kill_process_group, pidfd_open,
+    set_parent_process_death_signal, setpgid, waitpid,
 };
 use rustix::thread::disable_transparent_huge_pages;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, Interest};
 use tokio::process::{ChildStdin, ChildStdout};
 
 /// Bytes kept of each output stream of a [`HostCommand`].
@@ -75,10 +77,41 @@ fn collect(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<Ve
 /// A process that runs beside kgate, such as an emulator. Killed with its group when dropped.
 #[derive(Debug)]
 pub struct Process {
-    child: tokio::process::Child,
+    child: Child,
     group: Group,
     complaint: Complaint,
     reader: tokio::task::JoinHandle<()>,
+}
+
+/// A child of ours.
+#[derive(Debug)]
+enum Child {
+    Started(tokio::process::Child),
+    Adopted(Adopted),
+}
+
+/// A child that another process made.
+#[derive(Debug)]
+struct Adopted {
+    pid: Pid,
+    /// Readable when it has ended.
+    end: AsyncFd<OwnedFd>,
+    status: Option<ExitStatus>,
+}
+
+impl Adopted {
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.status {
+                return Ok(status);
+            }
+            let mut ready = self.end.readable().await?;
+            match waitpid(Some(self.pid), WaitOptions::NOHANG)? {
+                Some((_, status)) => self.status = Some(ExitStatus::from_raw(status.as_raw())),
+                None => ready.clear_ready(),
+            }
+        }
+    }
 }
 
 /// The beginning of what something says on its standard error, as it comes.
@@ -174,8 +207,10 @@ impl Process {
         }
         std.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = Self::start(std, Vec::new(), Pages::Any)?;
-        let pipes = (process.child.stdin.take(), process.child.stdout.take());
-        let (Some(stdin), Some(stdout)) = pipes else {
+        let Child::Started(child) = &mut process.child else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         Ok(Piped { process, stdin, stdout })
@@ -202,19 +237,47 @@ impl Process {
         tie(&mut std, inherit, pages);
         let mut child = tokio::process::Command::from(std).kill_on_drop(true).spawn()?;
         let group = Group::of(child.id().unwrap_or_default());
+        let stderr = child.stderr.take();
+        Ok(Self::watched(Child::Started(child), group, stderr))
+    }
+
+    /// Takes over a child of kgate's that another process made and tied to kgate's life; `stderr` is
+    /// what its standard error goes to.
+    ///
+    /// # Errors
+    /// There is no such child.
+    pub fn adopt(pid: Pid, stderr: impl AsyncRead + Unpin + Send + 'static) -> io::Result<Self> {
+        let end = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        setpgid(Some(pid), None)?;
+        #[expect(unsafe_code, reason = "tokio has nothing safe for what it doesn't know")]
+        // SAFETY: the descriptor is the same for as long as its owner is there.
+        let end = unsafe { AsyncFd::register_with_interest(end, Interest::READABLE) }?;
+        let child = Child::Adopted(Adopted { pid, end, status: None });
+        Ok(Self::watched(child, Group(Some(pid)), Some(stderr)))
+    }
+
+    fn watched(
+        child: Child,
+        group: Group,
+        stderr: Option<impl AsyncRead + Unpin + Send + 'static>,
+    ) -> Self {
         let complaint = Complaint::default();
-        let (listener, stderr) = (complaint.clone(), child.stderr.take());
+        let listener = complaint.clone();
         let reader = tokio::spawn(async move {
             if let Some(stderr) = stderr {
                 listener.listen(stderr).await;
             }
         });
-        Ok(Self { child, group, complaint, reader })
+        Self { child, group, complaint, reader }
     }
 
-    /// The process's number.
+    /// The process's number, until its end was waited for.
     pub fn id(&self) -> Option<u32> {
-        self.child.id()
+        match &self.child {
+            Child::Started(child) => child.id(),
+            Child::Adopted(child) if child.status.is_some() => None,
+            Child::Adopted(child) => u32::try_from(child.pid.as_raw_pid()).ok(),
+        }
     }
 
     /// Waits for its end. May be called again.
@@ -222,7 +285,10 @@ impl Process {
     /// # Errors
     /// What the operating system answered.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
-        let status = self.child.wait().await?;
+        let status = match &mut self.child {
+            Child::Started(child) => child.wait().await?,
+            Child::Adopted(child) => child.wait().await?,
+        };
         // The last words may still be in the pipe. A task that was waited for may not be once more.
         if !self.reader.is_finished() {
             let _ = tokio::time::timeout(Duration::from_millis(200), &mut self.reader).await;
@@ -237,7 +303,7 @@ impl Process {
 
     /// Kills it with everything in its group.
     pub fn kill(&self) {
-        if self.child.id().is_some() {
+        if self.id().is_some() {
             self.group.kill();
         }
     }
@@ -247,6 +313,17 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         self.reader.abort();
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        // Nobody else collects it. Killed, it ends in a moment, which is not waited for here.
+        if self.status.is_none() {
+            let pid = self.pid;
+            let collect = move || waitpid(Some(pid), WaitOptions::empty());
+            let _ = std::thread::Builder::new().spawn(collect);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! QEMU's plugin interface: looked up, called and answered here, and nowhere else is code unsafe.
+//! QEMU's plugin interface: looked up, called and answered here.
 //!
 //! Its versions differ in how instructions are read and counted (1: QEMU 7 and 8; 2: 9.0; from 3:
 //! 9.1 on). Functions are looked up when QEMU loads the plugin instead of being linked against, so
@@ -8,7 +8,7 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use crate::Plugin;
+use crate::{Options, Plugin};
 
 /// Names this plugin to QEMU.
 type Id = u64;
@@ -388,18 +388,20 @@ unsafe extern "C" fn qemu_plugin_install(
         // SAFETY: QEMU passes `argc` C strings.
         unsafe { CStr::from_ptr(*argv.add(index)) }.to_string_lossy().into_owned()
     });
-    let installed = crate::check(&target, info.is_system, info.max_cpus)
-        .and_then(|()| crate::options(args))
-        .and_then(|options| {
+    let installed = crate::options(args).and_then(|options| match options {
+        Options::Fork(options) => crate::fork::install(&options),
+        Options::Count { out, stacks } => {
+            crate::check(&target, info.is_system, info.max_cpus)?;
             let qemu = Qemu::find(info.version)?;
-            crate::install(&options, Counters::new(qemu))?;
+            crate::install(&out, stacks, Counters::new(qemu))?;
             // SAFETY: the callbacks have the types that QEMU wants, and stay loaded.
             unsafe {
                 (qemu.on_translation)(id, at_translation);
                 (qemu.on_exit)(id, at_exit, std::ptr::null_mut());
             }
             Ok(())
-        });
+        }
+    });
     match installed {
         Ok(()) => 0,
         Err(why) => {

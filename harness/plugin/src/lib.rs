@@ -1,4 +1,7 @@
-//! Counts the instructions that a guest executes, by address, as a plugin of QEMU's emulation.
+//! What kgate loads into QEMU as a plugin of its emulation: it counts the instructions that a guest
+//! executes, by address, or makes new processes of a guest that is stopped.
+//!
+//! The latter is [`fork`]'s; all else here counts.
 //!
 //! `-plugin FILE,out=PATH[,stacks=on]`. FILE may be a descriptor, as `/proc/self/fd/9`, and so may
 //! PATH. Each instruction of the guest's kernel (at an address with the top bit set) gets a counter
@@ -47,6 +50,7 @@
 //! 9 and later) are chosen between at run time.
 
 mod abi;
+mod fork;
 mod output;
 mod stacks;
 mod tally;
@@ -91,24 +95,35 @@ fn with(f: impl FnOnce(&mut Plugin)) {
 }
 
 /// What was asked for on the command line.
-struct Options {
-    out: String,
-    stacks: bool,
+enum Options {
+    Count { out: String, stacks: bool },
+    Fork(fork::Options),
 }
 
 fn options(args: impl Iterator<Item = String>) -> Result<Options, String> {
-    let (mut out, mut stacks) = (None, false);
+    let (mut out, mut stacks, mut control, mut replace) = (None, false, None, None);
     for arg in args {
         match arg.split_once('=') {
             Some(("out", path)) => out = Some(path.to_owned()),
             Some(("stacks", "on")) => stacks = true,
             Some(("stacks", "off")) => stacks = false,
+            Some(("control", fd)) => control = Some(fd.to_owned()),
+            Some(("replace", fds)) => replace = Some(fds.to_owned()),
             _ => {
-                return Err(format!("unknown argument {arg:?}: known are out=PATH, stacks=on|off"));
+                return Err(format!(
+                    "unknown argument {arg:?}: known are out=PATH, stacks=on|off, control=FD, \
+                     replace=FD:FD:…"
+                ));
             }
         }
     }
-    Ok(Options { out: out.ok_or("the argument out=PATH is missing")?, stacks })
+    match (out, control, replace) {
+        (Some(out), None, None) => Ok(Options::Count { out, stacks }),
+        (None, Some(control), Some(replace)) if !stacks => {
+            fork::Options::new(&control, &replace).map(Options::Fork)
+        }
+        _ => Err("either out=PATH is wanted, or control=FD and replace=FD:FD:…".into()),
+    }
 }
 
 /// Whether the guest is one whose instructions can be counted exactly.
@@ -122,8 +137,7 @@ fn check(target: &str, is_system: bool, cpus: i32) -> Result<(), String> {
     Ok(())
 }
 
-fn install(options: &Options, counters: Counters) -> Result<(), String> {
-    let path = &options.out;
+fn install(path: &str, stacks: bool, counters: Counters) -> Result<(), String> {
     let file = File::create(path).and_then(Output::new).map_err(|e| format!("{path}: {e}"))?;
     let plugin = Plugin {
         counters,
@@ -131,7 +145,7 @@ fn install(options: &Options, counters: Counters) -> Result<(), String> {
         addresses: Vec::new(),
         tally: Tally::default(),
         segment: 0,
-        stacks: options.stacks.then(Stacks::default),
+        stacks: stacks.then(Stacks::default),
         out: file,
     };
     *PLUGIN.lock().unwrap_or_else(PoisonError::into_inner) = Some(plugin);
@@ -333,10 +347,19 @@ mod tests {
     #[test]
     fn arguments_and_guests_are_checked() {
         let parse = |args: &[&str]| options(args.iter().map(|&arg| arg.to_owned()));
-        let options = parse(&["out=/x=y", "stacks=on"]).unwrap();
-        assert_eq!((options.out.as_str(), options.stacks), ("/x=y", true));
-        assert!(parse(&["stacks=on"]).is_err());
-        assert!(parse(&["out=x", "stack=on"]).is_err());
+        let Ok(Options::Count { out, stacks }) = parse(&["out=/x=y", "stacks=on"]) else {
+            panic!("it counts")
+        };
+        assert_eq!((out.as_str(), stacks), ("/x=y", true));
+        assert!(matches!(parse(&["control=5", "replace=7:8"]), Ok(Options::Fork(_))));
+        for wrong in [
+            &["stacks=on"][..],
+            &["out=x", "stack=on"],
+            &["control=5"],
+            &["out=x", "control=5", "replace=7"],
+        ] {
+            assert!(parse(wrong).is_err());
+        }
         assert!(check("x86_64", true, 1).is_ok());
         for (target, is_system, cpus) in
             [("x86_64", true, 2), ("x86_64", false, 1), ("arm", true, 1)]

@@ -255,7 +255,7 @@ fn what_cannot_be_counted_is_refused_with_the_reason() {
     let library = library();
     for (smp, args, reason) in [
         ("2", ",out=/dev/null", "kgate-plugin: the guest may have 2 CPUs"),
-        ("1", "", "kgate-plugin: the argument out=PATH is missing"),
+        ("1", "", "kgate-plugin: either out=PATH is wanted, or control=FD"),
         ("1", ",out=/dev/null,stack=on", "kgate-plugin: unknown argument \"stack=on\""),
         ("1", ",out=/no/such/place", "kgate-plugin: /no/such/place: "),
     ] {

@@ -39,6 +39,21 @@ pub struct GuestSpec {
     pub disk: Option<Disk>,
     /// A NIC with user-mode networking.
     pub network: bool,
+    /// It is stopped and goes on in other processes.
+    pub forks: Option<Forks>,
+}
+
+/// What a guest is forked by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forks {
+    /// Descriptor of the plugin that does it.
+    pub plugin_fd: i32,
+    /// Descriptor of the socket by which the plugin is asked.
+    pub control_fd: i32,
+    /// Descriptor of the QMP socket of the other processes.
+    pub qmp_fd: i32,
+    /// Descriptors for which those have others of their own.
+    pub replace: Vec<i32>,
 }
 
 /// A read-only disk.
@@ -130,7 +145,12 @@ pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     add("-no-user-config", "");
     add("-nodefaults", "");
     add("-display", "none");
-    add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    // Where it may fork, the plugin sees to it that it can't do more.
+    let spawn = if spec.forks.is_some() { "" } else { ",spawn=deny" };
+    add(
+        "-sandbox",
+        &format!("on,obsolete=deny,elevateprivileges=deny{spawn},resourcecontrol=deny"),
+    );
     add("-no-reboot", "");
     let exact = match &spec.channel {
         Channel::Port { .. } => None,
@@ -169,6 +189,14 @@ pub fn arguments(spec: &GuestSpec) -> Vec<OsString> {
     add("-chardev", &format!("file,id={CONSOLE_CHARDEV},path=/proc/self/fd/{console}"));
     add("-chardev", &format!("socket,id=qmp,fd={}", spec.qmp_fd));
     add("-mon", "chardev=qmp,mode=control");
+    if let Some(Forks { plugin_fd, control_fd, qmp_fd, replace }) = &spec.forks {
+        // Nobody has spoken to this one by then.
+        add("-chardev", &format!("socket,id=forks-qmp,fd={qmp_fd}"));
+        add("-mon", "chardev=forks-qmp,mode=control");
+        let replace = replace.iter().map(i32::to_string).collect::<Vec<_>>().join(":");
+        let plugin = format!("/proc/self/fd/{plugin_fd}");
+        add("-plugin", &format!("{plugin},control={control_fd},replace={replace}"));
+    }
     add("-serial", &format!("chardev:{CONSOLE_CHARDEV}"));
     add("-device", "pvpanic");
     match &spec.channel {
@@ -244,6 +272,7 @@ mod tests {
             qmp_fd: 8,
             disk: None,
             network: false,
+            forks: None,
         }
     }
 
@@ -266,6 +295,15 @@ mod tests {
         let path = "/dev/shm/template,1/memory".into();
         let memory_file = Some(MemoryFile { path, shared: false });
         insta::assert_snapshot!(lines(&GuestSpec { memory_file, begin: Begin::State, ..spec() }));
+    }
+
+    #[test]
+    fn a_clone_that_is_forked() {
+        let memory_file = Some(MemoryFile { path: "/dev/shm/memory".into(), shared: false });
+        let forks = Forks { plugin_fd: 9, control_fd: 10, qmp_fd: 11, replace: vec![11, 7, 6, 2] };
+        let begin = Begin::State;
+        let forks = Some(forks);
+        insta::assert_snapshot!(lines(&GuestSpec { memory_file, begin, forks, ..spec() }));
     }
 
     #[test]

@@ -22,7 +22,8 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::args::{self, Begin, CONSOLE_CHARDEV, GuestSpec};
+use crate::args::{self, Begin, CONSOLE_CHARDEV, Channel, GuestSpec};
+use crate::fork::Parent;
 use crate::load::Seat;
 use crate::pins::Pins;
 use crate::template;
@@ -55,6 +56,8 @@ pub(crate) struct Emulator {
     pub(crate) end: watch::Receiver<Option<End>>,
     gone: watch::Receiver<bool>,
     commands: mpsc::UnboundedSender<Command>,
+    /// How something is typed on its console.
+    typing: qmp::ChardevFile,
 }
 
 /// What the guest's supervisor is asked to do.
@@ -65,6 +68,8 @@ enum Command {
     Kill,
     /// Make it tell where it is; answered with what the console then says.
     Diagnose(oneshot::Sender<Vec<u8>>),
+    /// Stop it.
+    Stop(oneshot::Sender<Result<(), String>>),
     /// Stop it and write what it is, without its memory, to a file.
     Save(OwnedFd, oneshot::Sender<Result<(), String>>),
 }
@@ -101,21 +106,20 @@ impl Emulator {
         let broken = |what: &str, error: &dyn std::fmt::Display| {
             BootError::harness(FaultKind::Controller, format!("{what}: {error}"))
         };
-        let sockets = |e: io::Error| broken("no pipes or sockets for the guest", &e);
-        let (console_read, printed) = printed_pipe().map_err(sockets)?;
-        let (typed, console_write) = typed_pipe().map_err(sockets)?;
-        let (qmp_ours, qmp_theirs) = pair().map_err(sockets)?;
-        spec.console_fd = printed.as_raw_fd();
-        let keyboard = Keyboard {
-            chardev: qmp::ChardevFile {
-                base: qmp::ChardevCommon { logfile: None, logappend: None },
-                append: Some(true),
-                in_: Some(format!("/proc/self/fd/{}", typed.as_raw_fd())),
-                out: format!("/proc/self/fd/{}", printed.as_raw_fd()),
-            },
-            keys: console_write,
+        let (wires, ends) = wires().map_err(|e| broken("no pipes or sockets for the guest", &e))?;
+        spec.console_fd = ends.printed.as_raw_fd();
+        spec.qmp_fd = ends.qmp.as_raw_fd();
+        if let (Some(forks), Channel::Port { fd }) = (&mut spec.forks, &spec.channel) {
+            let stderr = 2;
+            let (printed, typed) = (ends.printed.as_raw_fd(), ends.typed.as_raw_fd());
+            forks.replace = vec![forks.qmp_fd, *fd, printed, typed, stderr];
+        }
+        let typing = qmp::ChardevFile {
+            base: qmp::ChardevCommon { logfile: None, logappend: None },
+            append: Some(true),
+            in_: Some(format!("/proc/self/fd/{}", ends.typed.as_raw_fd())),
+            out: format!("/proc/self/fd/{}", ends.printed.as_raw_fd()),
         };
-        spec.qmp_fd = qmp_theirs.as_raw_fd();
         let of_state = |file: &OwnedFd| format!("fd:{}", file.as_raw_fd());
         // Many clones run beside each other, and none for long.
         let (state, pages) = match &begin {
@@ -125,18 +129,12 @@ impl Emulator {
                 }
                 (None, Pages::Any)
             }
-            From::State(file) => (Some(State { uri: of_state(file), parked: false }), Pages::Small),
-            From::Parked(file) => (Some(State { uri: of_state(file), parked: true }), Pages::Small),
+            From::State(file) => (Some(State::At(of_state(file))), Pages::Small),
+            From::Parked(file) => (Some(State::ParkedAt(of_state(file))), Pages::Small),
         };
         let (From::Initramfs(from) | From::State(from) | From::Parked(from)) = begin;
 
-        let console = Console::start(console_read, Some(console))
-            .map_err(|e| broken(&format!("{}", console.display()), &e))?;
-        let qmp_raw = qmp_ours
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|e| broken("no descriptor for the guest", &e))?;
-        inherit.extend([printed, typed, qmp_theirs, from]);
+        inherit.extend([ends.printed, ends.typed, ends.qmp, from]);
         let process =
             Process::spawn(qemu, &args::arguments(&spec), inherit, pages).map_err(|e| {
                 BootError::harness(
@@ -144,19 +142,62 @@ impl Emulator {
                     format!("cannot start {}: {e}", qemu.display()),
                 )
             })?;
+        Self::watch(process, wires, typing, state, console, seat, parks)
+    }
 
+    /// Has a guest that is stopped go on in a process of its own, and speak to its agent by `agent`.
+    pub(crate) async fn fork(
+        parent: &Parent,
+        agent: OwnedFd,
+        console: &Path,
+        seat: &Seat,
+    ) -> Result<Self, BootError> {
+        let broken =
+            |why: &dyn std::fmt::Display| BootError::harness(FaultKind::Emulator, why.to_string());
+        let (wires, ends) = wires().map_err(|e| broken(&e))?;
+        let (said, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| broken(&e))?;
+        let said = pipe::Receiver::from_owned_fd(said).map_err(|e| broken(&e))?;
+        let files = [&ends.qmp, &agent, &ends.printed, &ends.typed, &stderr].map(AsFd::as_fd);
+        // What QEMU said first on that connection, it said before there was this one.
+        rustix::io::write(&ends.qmp, parent.greeting()).map_err(|e| broken(&e))?;
+        let pid = parent.fork(files).await.map_err(|why| broken(&why))?;
+        let process = Process::adopt(pid, said).map_err(|e| broken(&e))?;
+        let typing = parent.typing();
+        Self::watch(process, wires, typing, Some(State::Stopped), console, seat, None)
+    }
+
+    /// Follows a process to its end.
+    fn watch(
+        process: Process,
+        wires: Wires,
+        typing: qmp::ChardevFile,
+        state: Option<State>,
+        console: &Path,
+        seat: &Seat,
+        parks: Option<oneshot::Sender<()>>,
+    ) -> Result<Self, BootError> {
+        let broken = |what: &str, error: &dyn std::fmt::Display| {
+            BootError::harness(FaultKind::Controller, format!("{what}: {error}"))
+        };
+        let console = Console::start(wires.printed, Some(console))
+            .map_err(|e| broken(&format!("{}", console.display()), &e))?;
+        let qmp_raw = wires
+            .qmp
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| broken("no descriptor for the guest", &e))?;
         seat.taken_by(process.id());
         let (end_sender, end) = watch::channel(None);
         let (gone_sender, gone) = watch::channel(false);
         let (commands, inbox) = mpsc::unbounded_channel();
         let supervisor = Supervisor {
             process,
-            qmp_socket: qmp_ours,
+            qmp_socket: wires.qmp,
             qmp_raw,
             state,
             pins: seat.pins(),
             console: console.clone(),
-            keyboard,
+            keyboard: Keyboard { chardev: typing.clone(), keys: wires.keys },
             end: end_sender,
             expected: false,
             parks,
@@ -165,7 +206,12 @@ impl Emulator {
             supervisor.run(inbox).await;
             gone_sender.send_replace(true);
         });
-        Ok(Self { console, end, gone, commands })
+        Ok(Self { console, end, gone, commands, typing })
+    }
+
+    /// How something is typed on its console, and on that of a process that goes on from it.
+    pub(crate) fn typing(&self) -> qmp::ChardevFile {
+        self.typing.clone()
     }
 
     /// Waits until it ended without having been asked to.
@@ -200,6 +246,14 @@ impl Emulator {
         wait.await.unwrap_or_default()
     }
 
+    /// Stops the guest where it is.
+    pub(crate) async fn stop(&self) -> Result<(), String> {
+        let (done, stopped) = oneshot::channel();
+        let gone = "the guest ended";
+        self.commands.send(Command::Stop(done)).map_err(|_| gone)?;
+        stopped.await.map_err(|_| gone)?
+    }
+
     /// Stops the guest, writes its state, without its memory, to `file`, and ends it.
     pub(crate) async fn save(&mut self, file: OwnedFd) -> Result<(), String> {
         let (done, saved) = oneshot::channel();
@@ -228,6 +282,27 @@ pub(crate) fn printed_pipe() -> io::Result<(Pipe, OwnedFd)> {
 fn typed_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     Ok((read, pipe::Sender::from_owned_fd(write)?))
+}
+
+/// Our ends of what lies between a QEMU process and its supervisor.
+struct Wires {
+    printed: Pipe,
+    keys: pipe::Sender,
+    qmp: UnixStream,
+}
+
+/// QEMU's ends.
+struct Ends {
+    printed: OwnedFd,
+    typed: OwnedFd,
+    qmp: OwnedFd,
+}
+
+fn wires() -> io::Result<(Wires, Ends)> {
+    let (ours, printed) = printed_pipe()?;
+    let (typed, keys) = typed_pipe()?;
+    let (qmp, theirs) = pair()?;
+    Ok((Wires { printed: ours, keys, qmp }, Ends { printed, typed, qmp: theirs }))
 }
 
 pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
@@ -260,12 +335,14 @@ struct Supervisor {
     parks: Option<oneshot::Sender<()>>,
 }
 
-/// The state that a guest begins with.
-struct State {
-    /// Where it comes from, as QMP names it.
-    uri: String,
-    /// The guest had stopped itself.
-    parked: bool,
+/// What a guest begins with that is no kernel. A state is where QMP is told to take it from.
+enum State {
+    /// The state of one that ran.
+    At(String),
+    /// The state of one that had stopped itself.
+    ParkedAt(String),
+    /// What it is: it was stopped.
+    Stopped,
 }
 
 /// What QMP has told of the guest's end so far.
@@ -314,10 +391,17 @@ impl Supervisor {
                 () = drain_events(&mut events, &mut told) => {}
             }
         }
-        if let (Some(qmp), Some(State { uri, parked })) = (&qmp, &self.state) {
+        if let (Some(qmp), Some(state)) = (&qmp, &self.state) {
+            let begin = async {
+                match state {
+                    State::At(uri) => template::restore(qmp, uri, false).await,
+                    State::ParkedAt(uri) => template::restore(qmp, uri, true).await,
+                    State::Stopped => qmp.execute(qmp::cont {}).await.map(drop),
+                }
+            };
             // A state that it can't take ends QEMU, which says why.
             tokio::select! {
-                _ = template::restore(qmp, uri, *parked) => {}
+                _ = begin => {}
                 () = drain_events(&mut events, &mut told) => {}
             }
         }
@@ -359,6 +443,18 @@ impl Supervisor {
                         }
                         answer.take().await;
                         let _ = done.send(answer.text);
+                    }
+                    Some(Command::Stop(done)) => {
+                        let stop = async {
+                            let qmp = qmp.as_ref().ok_or("QEMU did not greet on QMP")?;
+                            let stopped = qmp.execute(qmp::stop {}).await;
+                            stopped.map(drop).map_err(|e| format!("stop the guest: {e}"))
+                        };
+                        let stopped = tokio::select! {
+                            stopped = stop => stopped,
+                            () = drain_events(&mut events, &mut told) => Err("QEMU ended".into()),
+                        };
+                        let _ = done.send(stopped);
                     }
                     Some(Command::Save(file, done)) => {
                         let saved = async {
@@ -433,7 +529,8 @@ async fn killed(inbox: &mut mpsc::UnboundedReceiver<Command>) {
         match inbox.recv().await {
             Some(Command::Kill) | None => return,
             // Dropping the sender answers it: nothing can be asked yet.
-            Some(Command::Expect | Command::Diagnose(_) | Command::Save(..)) => {}
+            Some(Command::Expect | Command::Diagnose(_) | Command::Stop(_) | Command::Save(..)) => {
+            }
         }
     }
 }

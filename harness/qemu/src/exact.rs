@@ -272,7 +272,7 @@ fn start(
 }
 
 /// A file in memory with this content.
-fn memory(name: &str, content: &[u8]) -> std::io::Result<OwnedFd> {
+pub(crate) fn memory(name: &str, content: &[u8]) -> std::io::Result<OwnedFd> {
     let file = std::fs::File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
     std::io::Write::write_all(&mut &file, content)?;
     Ok(file.into())

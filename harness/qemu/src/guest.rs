@@ -9,12 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kgate_machine::{Agent, AgentError, BootError, Console, End, Machine};
 use kgate_model::outcome::{Fault, FaultKind};
-use kgate_model::wire::{Identity, Setup};
+use kgate_model::wire::{Command, Identity, KernelState, Limits, Reply, Setup, Stdin};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::args::{Channel, GuestSpec};
 use crate::emulator::{DRAIN, Emulator, From, Launch, PANIC_GRACE, POWER_OFF, pair};
+use crate::fork::Parent;
 use crate::load::Seat;
 use crate::template::Record;
 
@@ -30,10 +31,7 @@ pub(crate) struct Guest {
 
 /// What a guest is started with.
 pub(crate) struct Start<'a> {
-    pub(crate) qemu: &'a Path,
-    /// Without the descriptors, which are filled in.
-    pub(crate) spec: GuestSpec,
-    pub(crate) begin: From,
+    pub(crate) how: How<'a>,
     pub(crate) setup: Setup,
     pub(crate) loadable: BTreeMap<String, Vec<String>>,
     /// Where the console is written.
@@ -45,26 +43,39 @@ pub(crate) struct Start<'a> {
     pub(crate) seat: Rc<Seat>,
 }
 
+/// Where its process comes from.
+pub(crate) enum How<'a> {
+    /// QEMU is started.
+    Launch {
+        qemu: &'a Path,
+        /// Without the descriptors, which are filled in.
+        spec: Box<GuestSpec>,
+        begin: From,
+        /// What else the command line refers to.
+        inherit: Vec<OwnedFd>,
+    },
+    /// It is made of one that is stopped.
+    Fork(Rc<Parent>),
+}
+
 impl Guest {
     /// Starts QEMU and waits for the agent's first word.
     pub(crate) async fn boot(start: Start<'_>) -> Result<Self, BootError> {
-        let Start { qemu, mut spec, begin, setup, loadable, console, kernel_log, deadline, seat } =
-            start;
+        let Start { how, setup, loadable, console, kernel_log, deadline, seat } = start;
         let (agent_ours, agent_theirs) = pair().map_err(|e| {
             BootError::harness(FaultKind::Controller, format!("no socket for the agent: {e}"))
         })?;
-        spec.channel = Channel::Port { fd: agent_theirs.as_raw_fd() };
-        let inherit = vec![agent_theirs];
-        let seated = &seat;
-        let mut emulator = Emulator::launch(Launch {
-            qemu,
-            spec,
-            begin,
-            inherit,
-            console,
-            seat: seated,
-            parks: None,
-        })?;
+        let mut emulator = match how {
+            How::Launch { qemu, mut spec, begin, mut inherit } => {
+                spec.channel = Channel::Port { fd: agent_theirs.as_raw_fd() };
+                inherit.push(agent_theirs);
+                let seat = &seat;
+                let spec = *spec;
+                let launch = Launch { qemu, spec, begin, inherit, console, seat, parks: None };
+                Emulator::launch(launch)?
+            }
+            How::Fork(parent) => Emulator::fork(&parent, agent_theirs, console, &seat).await?,
+        };
         let connect = Agent::connect(agent_ours, setup, kernel_log);
         tokio::pin!(connect);
         let connected = tokio::select! {
@@ -91,6 +102,43 @@ impl Guest {
         tokio::time::sleep(CALM).await;
         self.emulator.save(file).await?;
         Ok(Record::new(self.identity, state, self.emulator.console.findings(0), ready))
+    }
+
+    /// Has a clone do once what clones do first, come to rest as its template was, and stop. `state` is
+    /// what it was when its template was kept.
+    ///
+    /// What the kernel logs against itself meanwhile no clone would tell: then it is no use.
+    pub(crate) async fn rehearse(self, state: &KernelState) -> Result<(Agent, Emulator), String> {
+        let ask = |e: AgentError| e.to_string();
+        let script = ["/bin/sh", "-c", "(exit 0) && echo done"].map(str::to_owned);
+        let mut running = self.agent.spawn(command(script.into())).map_err(ask)?;
+        while !matches!(running.next().await.map_err(ask)?, Reply::Exited { .. }) {}
+        let now = self.agent.state().await.map_err(ask)?;
+        self.agent.kill_all().await.map_err(ask)?;
+        // Without anything that tells it from others, it gets ready to be told apart.
+        self.agent.prepare(Setup::default()).await.map_err(ask)?;
+        self.agent.settle().await.map_err(ask)?;
+        tokio::time::sleep(CALM).await;
+        self.emulator.stop().await?;
+        let console = &self.emulator.console;
+        if now.taint != state.taint || !console.findings(0).is_empty() {
+            return Err("its kernel complained when it ran a first command".into());
+        }
+        Ok((self.agent, self.emulator))
+    }
+}
+
+/// A command without limits, and with nothing to read.
+fn command(argv: Vec<String>) -> Command {
+    Command {
+        argv,
+        env: BTreeMap::new(),
+        dir: "/".into(),
+        stdin: Stdin::Null,
+        timeout_ms: None,
+        output_limit: 0,
+        limits: Limits::default(),
+        background: false,
     }
 }
 

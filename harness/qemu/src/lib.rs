@@ -4,7 +4,8 @@
 //! (`args`), its initramfs is put together in memory (`kit`), its life is followed over QMP
 //! (`emulator`, and with its agent `guest`), and KVM is believed only after it has booted something (`accel`).
 //!
-//! Booted guests of which copies are started (`template`) are kept in a [`Store`], and how many run beside
+//! Booted guests of which copies are started (`template`) are kept in a [`Store`]; a copy that is stopped
+//! is forked where many are wanted of one (`fork`). How many run beside
 //! each other depends on what they really use (`load`); one that measures time has CPUs of its own (`pins`). Where the clock is to count instructions, guests
 //! run without a word from outside (`exact`).
 //!
@@ -15,6 +16,7 @@ mod accel;
 mod args;
 mod emulator;
 mod exact;
+mod fork;
 mod fresh;
 mod guest;
 mod kit;
@@ -25,7 +27,7 @@ mod store;
 mod template;
 
 pub use accel::{Accel, AccelChoice};
-pub use args::{Begin, Channel, Disk, Exact, GuestSpec, MemoryFile, arguments};
+pub use args::{Begin, Channel, Disk, Exact, Forks, GuestSpec, MemoryFile, arguments};
 pub use exact::Plugin;
 pub use kit::{KitError, Programs, Userland};
 pub use pool::{Guests, GuestsConfig, Qemu, QemuError};

@@ -22,8 +22,9 @@ use crate::accel::{Accel, AccelChoice, Memo, probe_kvm};
 use crate::args::{Begin, Channel, GuestSpec, MemoryFile};
 use crate::emulator::{From, Launch};
 use crate::exact::{self, Plugin};
+use crate::fork::Forking;
 use crate::fresh::fresh;
-use crate::guest::{Guest, Start};
+use crate::guest::{Guest, How, Start};
 use crate::kit::{Kit, KitError, Programs, Userland};
 use crate::load::{Load, Seat};
 use crate::store::{Building, Description, Store, StoreError};
@@ -139,8 +140,11 @@ pub struct Guests {
     load: Rc<Load>,
     state: Mutex<State>,
     /// For [`Pool::facts`], which can't wait.
-    facts: std::cell::RefCell<BTreeMap<String, String>>,
+    facts: Facts,
 }
+
+/// What is to be told of the controller and its emulator.
+pub(crate) type Facts = Rc<std::cell::RefCell<BTreeMap<String, String>>>;
 
 #[derive(Default)]
 struct State {
@@ -184,7 +188,7 @@ impl Guests {
             ("qemu".into(), config.qemu.version.clone()),
         ]);
         let load = Load::new(config.cpus, config.memory);
-        Self { config, load, state: Mutex::default(), facts: facts.into() }
+        Self { config, load, state: Mutex::default(), facts: Rc::new(facts.into()) }
     }
 
     /// Leaves the measuring programs out of its guests, whose kernel has less to unpack then.
@@ -278,9 +282,12 @@ impl Guests {
     ) -> Result<Guest, BootError> {
         let kernel = self.kernel(request.role)?;
         let guest = Guest::boot(Start {
-            qemu: &self.config.qemu.program,
-            spec: self.spec(request, kit, accel)?,
-            begin: From::Initramfs(initrd(kit)?),
+            how: How::Launch {
+                qemu: &self.config.qemu.program,
+                spec: Box::new(self.spec(request, kit, accel)?),
+                begin: From::Initramfs(initrd(kit)?),
+                inherit: Vec::new(),
+            },
             setup: Setup { fresh: Some(fresh()?), ..setup(request, kit) },
             loadable: kit.loadable.clone(),
             console: &request.console,
@@ -318,6 +325,7 @@ impl Guests {
             qmp_fd: -1,
             disk: kit.disk.clone(),
             network: shape.network,
+            forks: None,
         })
     }
 
@@ -421,6 +429,7 @@ impl Guests {
             kit,
             load: Rc::clone(&self.load),
             shape: request.shape.clone(),
+            forks: Forking::new(&self.facts),
         })
     }
 
@@ -447,8 +456,9 @@ impl Guests {
             let kernel_log = request.kernel_log.as_deref();
             let (loadable, deadline) = (kit.loadable.clone(), request.deadline);
             let started = Instant::now();
-            let start =
-                Start { qemu, spec, begin, setup, loadable, console, kernel_log, deadline, seat };
+            let spec = Box::new(spec);
+            let how = How::Launch { qemu, spec, begin, inherit: Vec::new() };
+            let start = Start { how, setup, loadable, console, kernel_log, deadline, seat };
             let guest = Guest::boot(start).await?;
             let record = guest.keep(state, started.elapsed()).await.map_err(|why| {
                 BootError::harness(FaultKind::Emulator, format!("it can't be kept: {why}"))

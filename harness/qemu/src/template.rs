@@ -28,8 +28,9 @@ use sha2::{Digest, Sha256};
 use crate::args::{Begin, GuestSpec, MemoryFile, arguments};
 use crate::emulator::{From, Qmp};
 use crate::exact::Plugin;
+use crate::fork::Forking;
 use crate::fresh::fresh;
-use crate::guest::{Guest, Start};
+use crate::guest::{Guest, How, Start};
 use crate::kit::Kit;
 use crate::load::{Load, Seat};
 use crate::store::{self, Key};
@@ -96,6 +97,7 @@ pub(crate) struct Warm {
     pub(crate) load: Rc<Load>,
     pub(crate) _seat: Seat,
     pub(crate) shape: MachineShape,
+    pub(crate) forks: Forking,
 }
 
 impl Kept for Warm {
@@ -130,17 +132,26 @@ impl Template for Warm {
         })?;
         let setup =
             Setup { network: self.shape.network, fresh: Some(fresh()?), ..Setup::default() };
-        let started = Guest::boot(Start {
-            qemu: &self.qemu,
-            spec: clone_of(&self.spec, &request.name, self.kept.path(MEMORY)),
-            begin: From::State(state.into()),
+        let start = |how, setup| Start {
+            how,
             setup,
             loadable: self.kit.loadable.clone(),
             console: &request.console,
             kernel_log: request.kernel_log.as_deref(),
             deadline: request.deadline,
-            seat,
-        });
+            seat: Rc::clone(&seat),
+        };
+        if let Some(parent) = self.forks.parent(self).await {
+            match Guest::boot(start(How::Fork(parent), setup.clone())).await {
+                Ok(guest) => return Ok(Box::new(guest)),
+                // Whosever fault it is shows when it is restored.
+                Err(error) => self.forks.give_up(&error.fault.message),
+            }
+        }
+        let spec = Box::new(clone_of(&self.spec, &request.name, self.kept.path(MEMORY)));
+        let begin = From::State(state.into());
+        let how = How::Launch { qemu: &self.qemu, spec, begin, inherit: Vec::new() };
+        let started = Guest::boot(start(how, setup));
         // Whatever is wrong with it, a later run boots a new one.
         let guest = started.await.inspect_err(|_| self.kept.discard())?;
         let (runs, kept) = (guest.identity(), &self.record.identity);
@@ -279,9 +290,16 @@ pub(crate) async fn restore(qmp: &Qmp, uri: &str, parked: bool) -> Result<(), qa
 /// Gives QEMU a descriptor: with a space, which means nothing between two commands, and before the
 /// command that takes it.
 fn pass(socket: BorrowedFd<'_>, file: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    let files = [file];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    send_files(socket, &[file])
+}
+
+/// Sends descriptors, at most eight, with a space.
+pub(crate) fn send_files(
+    socket: BorrowedFd<'_>,
+    files: &[BorrowedFd<'_>],
+) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&files));
+    control.push(SendAncillaryMessage::ScmRights(files));
     sendmsg(socket, &[IoSlice::new(b" ")], &mut control, SendFlags::empty()).map(drop)
 }

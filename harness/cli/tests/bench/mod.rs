@@ -16,6 +16,25 @@ use tempfile::TempDir;
 /// What only the candidate finds on its command line, so that only there a scenario misbehaves.
 pub(crate) const SEEDED: &str = "grep -q kgate.seed /proc/cmdline || exit 0\n";
 
+/// Lets nothing else run: an ELF executable of 145 bytes that makes itself a real-time task of the
+/// highest priority and jumps to where it is.
+const HOG: &str = "f0VMRgIBAQAAAAAAAAAAAAIAPgABAAAAeABAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAEAAOAABAAAA\
+                   AAAAAAEAAAAFAAAAAAAAAAAAAAAAAEAAAAAAAAAAQAAAAAAAkQAAAAAAAACRAAAAAAAAAAAQAAAAAAAA\
+                   uJAAAAAx/74BAAAAuo0AQAAPBev+YwAAAA==";
+
+/// A script that lets nobody else run on the machine's CPU.
+pub(crate) fn hog() -> String {
+    format!(
+        "echo -1 > /proc/sys/kernel/sched_rt_runtime_us\n\
+         for runtime in /sys/kernel/debug/sched/fair_server/cpu*/runtime; do\n\
+         [ ! -e $runtime ] || echo 0 > $runtime\n\
+         done\n\
+         echo {HOG} | base64 -d > /tmp/hog\n\
+         chmod +x /tmp/hog\n\
+         exec /tmp/hog"
+    )
+}
+
 /// A command that takes longer than this is taken for hung. Controllers may be slow and shared.
 const LONGEST: Duration = Duration::from_secs(280);
 

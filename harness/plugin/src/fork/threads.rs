@@ -1,0 +1,327 @@
+//! Threads that are held, and made once more in a new process.
+#![expect(unsafe_code, reason = "signal handlers, and threads that no library makes")]
+
+use std::arch::asm;
+use std::ffi::{c_int, c_long, c_void};
+use std::fs;
+use std::io;
+use std::ptr;
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst,
+};
+
+use rustix::process::Pid;
+
+/// The signal that a thread is held by. QEMU's threads block all but those that tell of a program's own
+/// mistakes, and of these it has no handler for this one.
+const SIGNAL: c_int = libc::SIGILL;
+/// Threads that can be held.
+const THREADS: usize = 64;
+/// Longest that a thread has to get there: it may be deep in the kernel.
+static WITHIN: libc::timespec = libc::timespec { tv_sec: 2, tv_nsec: 0 };
+
+/// What a thread is made of.
+struct Held {
+    /// The frame from which the kernel has it go on.
+    context: AtomicU64,
+    /// Its thread-local storage.
+    storage: AtomicU64,
+    /// Where its number is kept, which the kernel clears at its end.
+    number: AtomicU64,
+    /// Its name.
+    name: [AtomicU64; 2],
+    /// 1 when all that is known.
+    ready: AtomicU32,
+}
+
+static HELD: [Held; THREADS] = [const {
+    Held {
+        context: AtomicU64::new(0),
+        storage: AtomicU64::new(0),
+        number: AtomicU64::new(0),
+        name: [const { AtomicU64::new(0) }; 2],
+        ready: AtomicU32::new(0),
+    }
+}; THREADS];
+/// How many of them are in use.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Changes when those that are held may go on.
+static ROUND: AtomicU32 = AtomicU32::new(0);
+/// Threads are to be held.
+static HOLDING: AtomicBool = AtomicBool::new(false);
+/// Its process.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+/// Has threads be held when they are asked to.
+pub(super) fn hold_on_request() -> io::Result<()> {
+    PROCESS.store(rustix::process::getpid().as_raw_pid(), SeqCst);
+    // SAFETY: all zeroes are a value of this type; the handler keeps to what handlers may do.
+    let set = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = hold;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        libc::sigfillset(&raw mut action.sa_mask);
+        libc::sigaction(SIGNAL, &raw const action, ptr::null_mut())
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Leaves signals to QEMU's threads.
+pub(super) fn block_signals() {
+    // SAFETY: the set is filled in before it is used.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, ptr::null_mut());
+    }
+}
+
+/// Notes what its thread is made of, and keeps it until it may go on.
+extern "C" fn hold(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // In a new process the thread goes on with this as it is while it is held.
+    // SAFETY: it is each thread's own.
+    let errno = unsafe { *libc::__errno_location() };
+    let restore = || {
+        // SAFETY: as above.
+        unsafe { *libc::__errno_location() = errno };
+    };
+    // SAFETY: the kernel fills it in.
+    if unsafe { (*info).si_code } != libc::SI_TKILL {
+        // An instruction that there is not: as it would be without this handler, when it comes again.
+        // SAFETY: allowed in a handler.
+        unsafe { libc::signal(SIGNAL, libc::SIG_DFL) };
+        return;
+    }
+    if !HOLDING.load(SeqCst) {
+        // It comes late.
+        return;
+    }
+    let round = ROUND.load(SeqCst);
+    if let Some(held) = HELD.get(COUNT.fetch_add(1, SeqCst)) {
+        let (mut storage, mut number, mut name) = (0_u64, 0_u64, [0_u64; 2]);
+        // SAFETY: the calls write to the address that they are given, the first one 16 bytes.
+        let known = unsafe {
+            libc::prctl(libc::PR_GET_NAME, &raw mut name);
+            let of_storage = (libc::SYS_arch_prctl, ARCH_GET_FS, &raw mut storage);
+            libc::syscall(of_storage.0, of_storage.1, of_storage.2) == 0
+                && libc::prctl(PR_GET_TID_ADDRESS, &raw mut number) == 0
+        };
+        held.context.store(context as u64, SeqCst);
+        held.storage.store(storage, SeqCst);
+        held.name.iter().zip(name).for_each(|(held, name)| held.store(name, SeqCst));
+        held.number.store(if known { number } else { 0 }, SeqCst);
+        restore();
+        held.ready.store(1, SeqCst);
+        wake(&held.ready);
+    }
+    while ROUND.load(SeqCst) == round {
+        wait(&ROUND, round, ptr::null());
+    }
+    restore();
+}
+
+/// `ARCH_GET_FS` of `asm/prctl.h`.
+const ARCH_GET_FS: c_long = 0x1003;
+/// Of `linux/prctl.h`; a kernel without checkpoints doesn't know it.
+const PR_GET_TID_ADDRESS: c_int = 40;
+
+fn wait(word: &AtomicU32, value: u32, limit: *const libc::timespec) {
+    let how = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word is there for as long as it is waited for.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), how, value, limit) };
+}
+
+fn wake(word: &AtomicU32) {
+    let how = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), how, c_int::MAX) };
+}
+
+/// The numbers of all threads but this one.
+pub(super) fn others() -> Result<Vec<i32>, String> {
+    let broken = |e: io::Error| format!("read /proc/self/task: {e}");
+    let this = rustix::thread::gettid().as_raw_pid();
+    let mut others = Vec::new();
+    for entry in fs::read_dir("/proc/self/task").map_err(broken)? {
+        let name = entry.map_err(broken)?.file_name();
+        others.extend(name.to_string_lossy().parse::<i32>().ok().filter(|&number| number != this));
+    }
+    Ok(others)
+}
+
+/// The name of this process, which is its first thread's.
+pub(super) fn process_name() -> [u64; 2] {
+    let text = fs::read("/proc/self/comm").unwrap_or_default();
+    let mut name = [0_u8; 16];
+    text.iter().take(15).filter(|&&byte| byte != b'\n').zip(&mut name).for_each(|(b, n)| *n = *b);
+    [0, 8].map(|at| {
+        let part = [0, 1, 2, 3, 4, 5, 6, 7].map(|byte| name[at + byte]);
+        u64::from_ne_bytes(part)
+    })
+}
+
+/// All threads but this one, held until this is dropped. Nothing may be allocated until then.
+pub(super) struct Parked {
+    count: usize,
+}
+
+impl Parked {
+    /// Holds these threads, which have to be all others.
+    pub(super) fn new(others: &[i32]) -> Result<Self, &'static str> {
+        if others.len() > THREADS {
+            return Err("it has too many threads");
+        }
+        COUNT.store(0, SeqCst);
+        HELD.iter().for_each(|held| held.ready.store(0, SeqCst));
+        HOLDING.store(true, SeqCst);
+        let parked = Self { count: others.len() };
+        let process = PROCESS.load(SeqCst);
+        for &thread in others {
+            // SAFETY: they have a handler for it.
+            if unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL) } != 0 {
+                return Err("a thread ended");
+            }
+        }
+        for held in &HELD[..parked.count] {
+            // Woken for no reason is as good as late: it would be tried again some other time.
+            while held.ready.load(SeqCst) == 0 {
+                let before = now();
+                wait(&held.ready, 0, &raw const WITHIN);
+                if held.ready.load(SeqCst) == 0 && now() - before >= WITHIN.tv_sec {
+                    return Err("a thread does not hold");
+                }
+            }
+            if held.number.load(SeqCst) == 0 {
+                return Err("this kernel does not tell where a thread's number is kept");
+            }
+        }
+        // One more would be missing in the new process.
+        if threads() == Some(parked.count + 1) { Ok(parked) } else { Err("a thread was started") }
+    }
+
+    /// Makes a process of this name, which gets ready and then goes on as this one would. Gives its
+    /// number.
+    pub(super) fn fork(
+        &self,
+        name: &[u64; 2],
+        ready: impl FnOnce() -> Result<(), &'static str>,
+    ) -> Result<i32, &'static str> {
+        // With this, the end of the new process is told to QEMU's parent as that of QEMU is.
+        // SAFETY: all zeroes are a value of this type.
+        let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
+        how.flags = libc::CLONE_PARENT as u64;
+        // SAFETY: like `fork`, which would also run what only another new process needs.
+        let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const how, size_of_val(&how)) };
+        match made {
+            0 => match ready().and_then(|()| self.revive()) {
+                Ok(()) => {
+                    call_oneself(name);
+                    loop {
+                        // SAFETY: waits.
+                        unsafe { libc::pause() };
+                    }
+                }
+                Err(why) => fail(why),
+            },
+            1.. => i32::try_from(made).map_err(|_| "its number is too large"),
+            _ => Err("the kernel makes no process"),
+        }
+    }
+
+    /// In the new process: makes the threads that were held, which go on at once.
+    fn revive(&self) -> Result<(), &'static str> {
+        let flags = libc::CLONE_VM
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_THREAD
+            | libc::CLONE_SYSVSEM
+            | libc::CLONE_SETTLS
+            | libc::CLONE_PARENT_SETTID
+            | libc::CLONE_CHILD_CLEARTID;
+        HOLDING.store(false, SeqCst);
+        for held in &HELD[..self.count] {
+            // A thread begins with the name of the one that made it.
+            call_oneself(&held.name.each_ref().map(|part| part.load(SeqCst)));
+            let number = held.number.load(SeqCst);
+            let made: isize;
+            // SAFETY: the new thread only returns from the handler that the frame is of, which is at
+            // the end of the stack that it is given; nobody else has that stack.
+            unsafe {
+                asm!(
+                    "syscall",
+                    "test rax, rax",
+                    "jnz 2f",
+                    "mov eax, {sigreturn}",
+                    "syscall",
+                    "ud2",
+                    "2:",
+                    sigreturn = const libc::SYS_rt_sigreturn,
+                    inlateout("rax") libc::SYS_clone as isize => made,
+                    in("rdi") flags,
+                    in("rsi") held.context.load(SeqCst),
+                    in("rdx") number,
+                    in("r10") number,
+                    in("r8") held.storage.load(SeqCst),
+                    lateout("rcx") _,
+                    lateout("r11") _,
+                );
+            }
+            if made < 0 {
+                return Err("the kernel makes no thread");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        HOLDING.store(false, SeqCst);
+        ROUND.fetch_add(1, SeqCst);
+        wake(&ROUND);
+    }
+}
+
+/// Gives this thread a name, and the process too when it is the first.
+fn call_oneself(name: &[u64; 2]) {
+    // SAFETY: the kernel reads 16 bytes at most.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Seconds of a clock that only goes forward.
+fn now() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills it in.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec
+}
+
+/// How many threads there are.
+fn threads() -> Option<usize> {
+    // SAFETY: all zeroes are a value of this type, and the call fills it in.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: as above; a directory has a link for each one in it, and two.
+    let known = unsafe { libc::stat(c"/proc/self/task".as_ptr(), &raw mut stat) } == 0;
+    known.then(|| usize::try_from(stat.st_nlink).unwrap_or_default().saturating_sub(2))
+}
+
+/// In a new process: ends with the thread that started QEMU.
+pub(super) fn belong_to(parent: Pid) -> Result<(), &'static str> {
+    // SAFETY: system calls with numbers.
+    let belongs = unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
+            && libc::getppid() == parent.as_raw_pid()
+    };
+    if belongs { Ok(()) } else { Err("it has no parent to end with") }
+}
+
+/// In a new process that can't go on.
+fn fail(why: &'static str) -> ! {
+    // SAFETY: writes and ends.
+    unsafe {
+        libc::write(2, why.as_ptr().cast(), why.len());
+        libc::_exit(70)
+    }
+}

@@ -1,0 +1,196 @@
+//! A clone that is stopped, of which others are made by forking its process.
+//!
+//! Under emulation a clone spends nearly all of its time on having the guest's code translated, which
+//! each QEMU does for itself. A process that is forked has what its parent has translated. So the parent
+//! does once what its children will do, and only then stops.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use kgate_machine::Agent;
+use kgate_model::wire::Setup;
+use qapi::qmp;
+use rustix::process::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::accel::Accel;
+use crate::args::{Channel, Forks};
+use crate::emulator::{Emulator, From, pair};
+use crate::exact::memory;
+use crate::fresh::fresh;
+use crate::guest::{Guest, How, Start};
+use crate::load::Seat;
+use crate::pool::Facts;
+use crate::template::{MEMORY, STATE, Warm, clone_of, send_files};
+
+/// Clones that are started one by one before there is a parent: it takes as long as three of them.
+const ALONE: u32 = 2;
+/// Longest that a parent takes to get ready, and a child to be made.
+const WITHIN: Duration = Duration::from_secs(20);
+/// Longest answer of the plugin.
+const ANSWER: u64 = 1024;
+/// What a parent holds that its template doesn't, in bytes: some 45 MiB were measured.
+const OWN: u64 = 64 << 20;
+
+/// A clone that is stopped.
+pub(crate) struct Parent {
+    emulator: Emulator,
+    control: Mutex<BufReader<UnixStream>>,
+    greeting: Vec<u8>,
+    /// Its end of these is what QEMU believes to be connected.
+    _agent: Agent,
+    _qmp: UnixStream,
+    _seat: Rc<Seat>,
+}
+
+impl Parent {
+    /// Restores a clone, has it do what clones do, and stops it.
+    async fn start(warm: &Warm) -> Result<Self, String> {
+        let broken = |e: std::io::Error| e.to_string();
+        let plugin = warm.plugin.ok_or("this build has no plugin that forks")?;
+        let plugin = memory("kgate-plugin", plugin.0).map_err(broken)?;
+        let state: OwnedFd = std::fs::File::open(warm.kept.path(STATE)).map_err(broken)?.into();
+        let (control, their_control) = pair().map_err(broken)?;
+        let (mut qmp, their_qmp) = pair().map_err(broken)?;
+        let mut spec = clone_of(&warm.spec, &warm.spec.name, warm.kept.path(MEMORY));
+        spec.forks = Some(Forks {
+            plugin_fd: plugin.as_raw_fd(),
+            control_fd: their_control.as_raw_fd(),
+            qmp_fd: their_qmp.as_raw_fd(),
+            replace: Vec::new(),
+        });
+        let (spec, begin) = (Box::new(spec), From::State(state));
+        let inherit = vec![plugin, their_control, their_qmp];
+        let seat = Rc::new(warm.load.template(OWN));
+        let guest = Guest::boot(Start {
+            how: How::Launch { qemu: &warm.qemu, spec, begin, inherit },
+            setup: Setup { fresh: Some(fresh().map_err(|e| e.fault.message)?), ..Setup::default() },
+            loadable: warm.kit.loadable.clone(),
+            console: "/dev/null".as_ref(),
+            kernel_log: None,
+            deadline: WITHIN,
+            seat: Rc::clone(&seat),
+        });
+        let guest = guest.await.map_err(|e| e.fault.message)?;
+        let (agent, emulator) = guest.rehearse(&warm.record.state).await?;
+        let greeting = greeting(&mut qmp).await.map_err(broken)?;
+        let control = Mutex::new(BufReader::new(control));
+        Ok(Self { emulator, control, greeting, _agent: agent, _qmp: qmp, _seat: seat })
+    }
+
+    /// What QEMU says first on the QMP connection that its children go on with.
+    pub(crate) fn greeting(&self) -> &[u8] {
+        &self.greeting
+    }
+
+    /// How something is typed on a child's console.
+    pub(crate) fn typing(&self) -> qmp::ChardevFile {
+        self.emulator.typing()
+    }
+
+    /// Makes a child that has these for QMP, agent, console out and in, and standard error.
+    pub(crate) async fn fork(&self, files: [BorrowedFd<'_>; 5]) -> Result<Pid, String> {
+        let mut control = self.control.lock().await;
+        let ask = async {
+            send_files(control.get_ref().as_fd(), &files)?;
+            let mut line = String::new();
+            (&mut *control).take(ANSWER).read_line(&mut line).await?;
+            std::io::Result::Ok(line)
+        };
+        match timeout(WITHIN, ask).await {
+            Ok(Ok(line)) => match line.trim().parse().ok().and_then(Pid::from_raw) {
+                Some(pid) => Ok(pid),
+                None if line.is_empty() => Err("QEMU ended".into()),
+                None => Err(line.trim().into()),
+            },
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("QEMU makes no process within {} s", WITHIN.as_secs())),
+        }
+    }
+}
+
+async fn greeting(qmp: &mut UnixStream) -> std::io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let read = async { BufReader::new(qmp).take(ANSWER * 4).read_until(b'\n', &mut line).await };
+    timeout(WITHIN, read).await.map_err(std::io::Error::from)??;
+    Ok(line)
+}
+
+/// The parent of a template's clones, when there is one.
+pub(crate) struct Forking {
+    state: RefCell<State>,
+    facts: Facts,
+}
+
+/// Somebody waits for the parent. Should the wait be given up, the next one tries again.
+struct Attempt<'a>(&'a RefCell<State>);
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.borrow_mut();
+        if matches!(*state, State::Starting) {
+            *state = State::Alone(ALONE);
+        }
+    }
+}
+
+enum State {
+    /// So many clones were started by themselves.
+    Alone(u32),
+    /// One is being made.
+    Starting,
+    /// There is one.
+    Ready(Rc<Parent>),
+    /// There can't be one.
+    GivenUp,
+}
+
+impl Forking {
+    pub(crate) fn new(facts: &Facts) -> Self {
+        Self { state: State::Alone(0).into(), facts: Rc::clone(facts) }
+    }
+
+    /// The parent that the next clone is to be made of. Under KVM, a guest can't leave its process.
+    pub(crate) async fn parent(&self, warm: &Warm) -> Option<Rc<Parent>> {
+        let emulated = warm.spec.accel == Accel::Tcg && warm.plugin.is_some();
+        if !emulated || !matches!(warm.spec.channel, Channel::Port { .. }) {
+            return None;
+        }
+        match &mut *self.state.borrow_mut() {
+            State::Ready(parent) => return Some(Rc::clone(parent)),
+            State::Alone(clones) if *clones < ALONE => {
+                *clones += 1;
+                return None;
+            }
+            State::Starting | State::GivenUp => return None,
+            state @ State::Alone(_) => *state = State::Starting,
+        }
+        let _attempt = Attempt(&self.state);
+        let started = timeout(WITHIN * 2, Parent::start(warm)).await;
+        match started.unwrap_or_else(|_| Err("it did not get ready".into())) {
+            Ok(parent) => {
+                let parent = Rc::new(parent);
+                let mut facts = self.facts.borrow_mut();
+                facts.entry("clones".into()).or_insert_with(|| "forked".into());
+                *self.state.borrow_mut() = State::Ready(Rc::clone(&parent));
+                Some(parent)
+            }
+            Err(why) => {
+                self.give_up(&why);
+                None
+            }
+        }
+    }
+
+    /// Has clones be restored each by itself from now on, and says why.
+    pub(crate) fn give_up(&self, why: &str) {
+        *self.state.borrow_mut() = State::GivenUp;
+        let mut facts = self.facts.borrow_mut();
+        facts.insert("clones".into(), format!("not forked: {why}"));
+    }
+}
