@@ -195,9 +195,12 @@ fn clones_of_boots_are_restored_where_they_can_not_be_forked() {
 }
 
 #[test]
-fn a_hung_clone_of_a_boot_that_was_forked_tells_where_it_is() {
-    let quick: Vec<String> = (0..5).map(|n| format!("quick-{n}")).collect();
+fn forked_clones_of_boots_fail_alone_and_tell_where_they_hang() {
+    let quick: Vec<String> = (0..8).map(|n| format!("quick-{n}")).collect();
     let mut scenarios: Vec<(&str, &str)> = quick.iter().map(|name| (&**name, "true")).collect();
+    let crash = seeded("echo c > /proc/sysrq-trigger");
+    // What a panic sets off has come to its end by then.
+    scenarios.splice(4..4, [("crash", &*crash), ("wait", "sleep 5")]);
     let hog = seeded(&hog());
     scenarios.push(("z-hog", &hog));
     let Some(bench) = Bench::new(&scenarios) else { return };
@@ -206,6 +209,10 @@ fn a_hung_clone_of_a_boot_that_was_forked_tells_where_it_is() {
     let results = bench.run("run", &["--cpus", "1"]);
     results.assert_verdict(1, "reject");
     assert_eq!(facts(&bench, "run"), ["forked"]);
+    results.trial("crash", "candidate").assert_failed("kernel panic", "sysrq triggered crash");
+    for name in &quick {
+        assert_eq!(results.trial(name, "candidate").outcome, "passed");
+    }
     let hog = results.trial("z-hog", "candidate");
     hog.assert_failed("hang", "no heartbeat for 5 s");
     let diagnosis = fs::read(bench.path("run").join(&hog.diagnosis)).expect("the diagnosis");

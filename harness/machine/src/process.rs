@@ -1,4 +1,5 @@
-//! The only place that starts processes on the controller. Each gets a process group of its own and
+//! The only place that starts processes on the controller, or takes over one that a process has made of
+//! itself. Each gets a process group of its own and
 //! dies with kgate, whatever ends kgate.
 
 use std::ffi::OsString;
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 use kgate_model::host::{Host, HostCommand, HostOutput};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, getppid, kill_process_group, pidfd_open,
-    set_parent_process_death_signal, setpgid, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, getppid, kill_process, kill_process_group,
+    pidfd_open, set_parent_process_death_signal, setpgid, waitpid,
 };
 use rustix::thread::disable_transparent_huge_pages;
 use tokio::io::unix::AsyncFd;
@@ -245,13 +246,20 @@ impl Process {
     /// what its standard error goes to.
     ///
     /// # Errors
-    /// There is no such child.
+    /// What the operating system answered. The child is killed then.
     pub fn adopt(pid: Pid, stderr: impl AsyncRead + Unpin + Send + 'static) -> io::Result<Self> {
-        let end = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        setpgid(Some(pid), None)?;
-        #[expect(unsafe_code, reason = "tokio has nothing safe for what it doesn't know")]
-        // SAFETY: the descriptor is the same for as long as its owner is there.
-        let end = unsafe { AsyncFd::register_with_interest(end, Interest::READABLE) }?;
+        let watched = || {
+            let end = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+            #[expect(unsafe_code, reason = "tokio has nothing safe for what it doesn't know")]
+            // SAFETY: the descriptor is the same for as long as its owner is there.
+            let end = unsafe { AsyncFd::register_with_interest(end, Interest::READABLE) }?;
+            setpgid(Some(pid), None)?;
+            io::Result::Ok(end)
+        };
+        let end = watched().inspect_err(|_| {
+            let _ = kill_process(pid, Signal::KILL);
+            reap(pid);
+        })?;
         let child = Child::Adopted(Adopted { pid, end, status: None });
         Ok(Self::watched(child, Group(Some(pid)), Some(stderr)))
     }
@@ -318,13 +326,16 @@ impl Drop for Process {
 
 impl Drop for Adopted {
     fn drop(&mut self) {
-        // Nobody else collects it. Killed, it ends in a moment, which is not waited for here.
         if self.status.is_none() {
-            let pid = self.pid;
-            let collect = move || waitpid(Some(pid), WaitOptions::empty());
-            let _ = std::thread::Builder::new().spawn(collect);
+            reap(self.pid);
         }
     }
+}
+
+/// Waits for the end of a child that was killed, beside everything else: nobody else does.
+fn reap(pid: Pid) {
+    let wait = move || waitpid(Some(pid), WaitOptions::empty());
+    let _ = std::thread::Builder::new().spawn(wait);
 }
 
 /// Pages in which a process is given memory.

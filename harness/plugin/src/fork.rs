@@ -20,8 +20,10 @@
 //! that handler. A thread that waited in the kernel begins to wait again.
 //!
 //! # Limits
-//! Memory that is shared, and what else could be the same for both processes (an epoll, an io_uring, a
-//! virtual machine of KVM's), is refused.
+//! Memory that is shared, and what else both processes could notice of each other (a socket that QEMU has
+//! opened, an epoll in use, an io_uring, a virtual machine of KVM's), is refused. A mutex that knows its owner by
+//! number could not be unlocked in the new process; QEMU holds none while it waits. `sched_getcpu` may give the CPU of
+//! long ago there, and a shadow stack is not made anew.
 
 mod descriptors;
 mod threads;
@@ -40,7 +42,7 @@ use seccompiler::{
 };
 
 use descriptors::Descriptors;
-use threads::Parked;
+use threads::{Failure, Parked};
 
 /// What was asked for on the command line.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,34 +67,58 @@ impl Options {
 
 /// Starts to serve, in a thread of its own.
 pub(crate) fn install(options: &Options) -> Result<(), String> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
-    // QEMU's own sandbox can forbid this only together with forking.
-    let program = deny(&[libc::SYS_execve, libc::SYS_execveat, libc::SYS_setns], None)?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|e| failed("restrict QEMU", &e))?;
-    threads::hold_on_request().map_err(|e| failed("handle a signal", &e))?;
+    // QEMU's own sandbox can forbid other programs only together with forking.
+    seccompiler::apply_filter_all_threads(&restriction()?)
+        .map_err(|e| format!("restrict QEMU: {e}"))?;
+    threads::hold_on_request().map_err(|e| format!("handle a signal: {e}"))?;
     #[expect(unsafe_code, reason = "a descriptor that was inherited")]
     // SAFETY: it was opened for this and is named to nobody else.
     let control = unsafe { UnixStream::from_raw_fd(options.control) };
     let server = Server {
         control,
         replace: options.replace.clone(),
-        // Glibc takes this answer for that of an old kernel, and starts threads by `clone`.
-        restricted: [
-            deny(&[libc::SYS_fork, libc::SYS_vfork, libc::SYS_clone3, libc::SYS_unshare], None)?,
-            deny(&[libc::SYS_clone], Some(not_a_thread()?))?,
-        ],
+        inherited: descriptors::open()?,
+        restricted: filter([(libc::SYS_clone, vec![rule(&[not_a_thread()])?])])?,
         forkable: false,
     };
     let serve = move || server.serve();
     let thread = std::thread::Builder::new().name("fork server".into()).spawn(serve);
-    thread.map(drop).map_err(|e| failed("start a thread", &e))
+    thread.map(drop).map_err(|e| format!("start a thread: {e}"))
 }
 
-/// A filter under which these system calls fail, if the condition holds.
-fn deny(calls: &[i64], when: Option<SeccompRule>) -> Result<BpfProgram, String> {
-    let rules = || when.clone().into_iter().collect::<Vec<_>>();
+/// What QEMU's sandbox denies a QEMU that may not start processes, but for the one way that is used here.
+fn restriction() -> Result<BpfProgram, String> {
+    // Glibc takes the answer to `clone3` for that of an old kernel, and starts threads by `clone`.
+    let whole = [
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_fork,
+        libc::SYS_vfork,
+        libc::SYS_clone3,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+    ];
+    let otherwise = (SeccompCmpOp::Ne, threads::FORK);
+    let mut clone = vec![rule(&[not_a_thread(), otherwise])?];
+    for space in [
+        libc::CLONE_NEWCGROUP,
+        libc::CLONE_NEWIPC,
+        libc::CLONE_NEWNET,
+        libc::CLONE_NEWNS,
+        libc::CLONE_NEWPID,
+        libc::CLONE_NEWUSER,
+        libc::CLONE_NEWUTS,
+    ] {
+        let space = u64::from(space.cast_unsigned());
+        clone.push(rule(&[(SeccompCmpOp::MaskedEq(space), space)])?);
+    }
+    filter(whole.map(|call| (call, Vec::new())).into_iter().chain([(libc::SYS_clone, clone)]))
+}
+
+/// A filter under which system calls fail, those that have rules only when one of them holds.
+fn filter(calls: impl IntoIterator<Item = (i64, Vec<SeccompRule>)>) -> Result<BpfProgram, String> {
     SeccompFilter::new(
-        calls.iter().map(|&call| (call, rules())).collect(),
+        calls.into_iter().collect(),
         SeccompAction::Allow,
         SeccompAction::Errno(Errno::NOSYS.raw_os_error().cast_unsigned()),
         TargetArch::x86_64,
@@ -101,38 +127,49 @@ fn deny(calls: &[i64], when: Option<SeccompRule>) -> Result<BpfProgram, String> 
     .map_err(|e| format!("make a filter: {e}"))
 }
 
-/// Of `clone`: what is made is another process.
-fn not_a_thread() -> Result<SeccompRule, String> {
-    let thread = libc::CLONE_THREAD as u64;
-    let is_none = SeccompCmpOp::MaskedEq(thread);
-    SeccompCondition::new(0, SeccompCmpArgLen::Qword, is_none, 0)
-        .and_then(|condition| SeccompRule::new(vec![condition]))
-        .map_err(|e| format!("make a filter: {e}"))
+/// Holds when all of these do, which are about the flags of `clone`.
+fn rule(conditions: &[(SeccompCmpOp, u64)]) -> Result<SeccompRule, String> {
+    let of_flags = |(op, value): &(_, u64)| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Qword, Clone::clone(op), *value)
+    };
+    let conditions = conditions.iter().map(of_flags).collect::<Result<Vec<_>, _>>();
+    conditions.and_then(SeccompRule::new).map_err(|e| format!("make a filter: {e}"))
+}
+
+/// What is made is another process.
+fn not_a_thread() -> (SeccompCmpOp, u64) {
+    (SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64), 0)
 }
 
 /// What serves.
 struct Server {
     control: UnixStream,
     replace: Vec<RawFd>,
+    /// What was open before QEMU had opened anything.
+    inherited: Vec<(RawFd, descriptors::Identity)>,
     /// What new processes are restricted by in addition.
-    restricted: [BpfProgram; 2],
+    restricted: BpfProgram,
     /// All memory goes to a new process.
     forkable: bool,
 }
 
 impl Server {
-    /// Serves until nobody asks any more.
+    /// Serves until nobody asks any more, or there is something that can't be done.
     fn serve(mut self) {
         threads::block_signals();
         while let Ok(new) = self.request() {
-            let answer = match self.fork(&new) {
-                Ok(process) => format!("{process}\n"),
-                Err(why) => format!("{}\n", why.replace('\n', " ")),
-            };
+            let made = self.fork(&new);
             // They are the new process's alone.
             drop(new);
-            if self.control.write_all(answer.as_bytes()).is_err() {
-                return;
+            let told = match &made {
+                Ok(process) => writeln!(self.control, "{process}"),
+                Err(why) => writeln!(self.control, "{}", why.replace('\n', " ")),
+            };
+            match made {
+                Ok(_) if told.is_ok() => {}
+                Ok(process) => return threads::kill(process),
+                // A thread may yet come to be held, when others would be.
+                Err(_) => return,
             }
         }
     }
@@ -164,20 +201,19 @@ impl Server {
             make_forkable()?;
             self.forkable = true;
         }
-        let mut descriptors = Descriptors::find(&self.replace)?;
         let new: Vec<RawFd> = new.iter().map(AsRawFd::as_raw_fd).collect();
+        let unused = |fd, identity| self.inherited.contains(&(fd, identity)) || new.contains(&fd);
+        let mut descriptors = Descriptors::find(&self.replace, unused)?;
         let parent = rustix::process::getppid().ok_or("QEMU's parent is gone")?;
         let (others, name) = (threads::others()?, threads::process_name());
-        // From here on one of the others may hold what the heap is locked by.
         let made = Parked::new(&others).and_then(|parked| {
             descriptors.look();
             parked.fork(&name, || {
                 let closed = self.control.as_raw_fd();
                 descriptors.replace(&new, closed)?;
                 threads::belong_to(parent)?;
-                self.restricted.iter().try_for_each(|filter| {
-                    seccompiler::apply_filter(filter).map_err(|_| "it can't be restricted")
-                })
+                seccompiler::apply_filter(&self.restricted)
+                    .map_err(|_| Failure::now("it can't be restricted"))
             })
         });
         made.map_err(|why| format!("it can't be forked: {why}"))

@@ -112,7 +112,7 @@ impl Emulator {
         if let (Some(forks), Channel::Port { fd }) = (&mut spec.forks, &spec.channel) {
             let stderr = 2;
             let (printed, typed) = (ends.printed.as_raw_fd(), ends.typed.as_raw_fd());
-            forks.replace = vec![forks.qmp_fd, *fd, printed, typed, stderr];
+            forks.replace = vec![forks.qmp_fd, spec.qmp_fd, *fd, printed, typed, stderr];
         }
         let typing = qmp::ChardevFile {
             base: qmp::ChardevCommon { logfile: None, logappend: None },
@@ -145,23 +145,29 @@ impl Emulator {
         Self::watch(process, wires, typing, state, console, seat, parks)
     }
 
-    /// Has a guest that is stopped go on in a process of its own, and speak to its agent by `agent`.
+    /// Has a guest that is stopped go on in a process of its own, and speak to its agent by `agent`. Its
+    /// CPUs can't be given places: QEMU would tell its parent's threads.
     pub(crate) async fn fork(
         parent: &Parent,
         agent: OwnedFd,
         console: &Path,
         seat: &Seat,
     ) -> Result<Self, BootError> {
-        let broken =
-            |why: &dyn std::fmt::Display| BootError::harness(FaultKind::Emulator, why.to_string());
-        let (wires, ends) = wires().map_err(|e| broken(&e))?;
-        let (said, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| broken(&e))?;
-        let said = pipe::Receiver::from_owned_fd(said).map_err(|e| broken(&e))?;
-        let files = [&ends.qmp, &agent, &ends.printed, &ends.typed, &stderr].map(AsFd::as_fd);
+        let broken = |e: io::Error| {
+            let message = format!("no pipes or sockets for the guest: {e}");
+            BootError::harness(FaultKind::Controller, message)
+        };
+        let (wires, ends) = wires().map_err(broken)?;
+        let (said, stderr) =
+            rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| broken(e.into()))?;
+        let said = pipe::Receiver::from_owned_fd(said).map_err(broken)?;
+        // The parent's own connection, which is hung up.
+        let (_, silent) = pair().map_err(broken)?;
         // What QEMU said first on that connection, it said before there was this one.
-        rustix::io::write(&ends.qmp, parent.greeting()).map_err(|e| broken(&e))?;
-        let pid = parent.fork(files).await.map_err(|why| broken(&why))?;
-        let process = Process::adopt(pid, said).map_err(|e| broken(&e))?;
+        rustix::io::write(&ends.qmp, parent.greeting()).map_err(|e| broken(e.into()))?;
+        let files = [ends.qmp, silent, agent, ends.printed, ends.typed, stderr];
+        let process = parent.fork(files, said).await;
+        let process = process.map_err(|why| BootError::harness(FaultKind::Emulator, why))?;
         let typing = parent.typing();
         Self::watch(process, wires, typing, Some(State::Stopped), console, seat, None)
     }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use kgate_machine::{AgentError, BootError, Carried, End, ExactTemplate, Pipe, ScriptRequest};
 use kgate_model::outcome::{Fault, FaultKind};
 use kgate_model::wire::{self, Decoder, Fresh, KernelState, PROTOCOL, Reply, Request, Setup};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
@@ -273,8 +273,12 @@ fn start(
 
 /// A file in memory with this content.
 pub(crate) fn memory(name: &str, content: &[u8]) -> std::io::Result<OwnedFd> {
-    let file = std::fs::File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = std::fs::File::from(memfd_create(name, flags)?);
     std::io::Write::write_all(&mut &file, content)?;
+    // Several QEMUs may have it, and none is to change it for others.
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
     Ok(file.into())
 }
 

@@ -5,16 +5,20 @@
 //! does once what its children will do, and only then stops.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kgate_machine::Agent;
+use kgate_machine::Machine as _;
+use kgate_machine::process::Process;
 use kgate_model::wire::Setup;
 use qapi::qmp;
 use rustix::process::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -40,7 +44,7 @@ const OWN: u64 = 64 << 20;
 /// A clone that is stopped.
 pub(crate) struct Parent {
     emulator: Emulator,
-    control: Mutex<BufReader<UnixStream>>,
+    control: Arc<Mutex<Option<BufReader<UnixStream>>>>,
     greeting: Vec<u8>,
     /// Its end of these is what QEMU believes to be connected.
     _agent: Agent,
@@ -77,9 +81,10 @@ impl Parent {
             seat: Rc::clone(&seat),
         });
         let guest = guest.await.map_err(|e| e.fault.message)?;
+        warm.check(guest.identity()).map_err(|e| e.fault.message)?;
         let (agent, emulator) = guest.rehearse(&warm.record.state).await?;
         let greeting = greeting(&mut qmp).await.map_err(broken)?;
-        let control = Mutex::new(BufReader::new(control));
+        let control = Arc::new(Mutex::new(Some(BufReader::new(control))));
         Ok(Self { emulator, control, greeting, _agent: agent, _qmp: qmp, _seat: seat })
     }
 
@@ -93,24 +98,40 @@ impl Parent {
         self.emulator.typing()
     }
 
-    /// Makes a child that has these for QMP, agent, console out and in, and standard error.
-    pub(crate) async fn fork(&self, files: [BorrowedFd<'_>; 5]) -> Result<Pid, String> {
-        let mut control = self.control.lock().await;
-        let ask = async {
-            send_files(control.get_ref().as_fd(), &files)?;
-            let mut line = String::new();
-            (&mut *control).take(ANSWER).read_line(&mut line).await?;
-            std::io::Result::Ok(line)
-        };
-        match timeout(WITHIN, ask).await {
-            Ok(Ok(line)) => match line.trim().parse().ok().and_then(Pid::from_raw) {
-                Some(pid) => Ok(pid),
-                None if line.is_empty() => Err("QEMU ended".into()),
-                None => Err(line.trim().into()),
-            },
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("QEMU makes no process within {} s", WITHIN.as_secs())),
-        }
+    /// Makes a child that has these for QMP, its parent's QMP, agent, console out and in, and standard
+    /// error, of which `said` is the other end.
+    pub(crate) async fn fork(
+        &self,
+        files: [OwnedFd; 6],
+        said: pipe::Receiver,
+    ) -> Result<Process, String> {
+        let control = Arc::clone(&self.control);
+        // A task of its own: whoever no longer waits for it leaves no child behind, and no answer.
+        let made = tokio::spawn(async move {
+            let mut control = control.lock().await;
+            // Taken out until there is an answer: one that comes late is none to the next question. Its
+            // child is still in its parent's group, and ends with it.
+            let mut asked = control.take().ok_or("QEMU does not answer any more")?;
+            let asking = async {
+                send_files(asked.get_ref().as_fd(), &files.each_ref().map(AsFd::as_fd))?;
+                drop(files);
+                let mut line = String::new();
+                (&mut asked).take(ANSWER).read_line(&mut line).await?;
+                std::io::Result::Ok(line)
+            };
+            let line = timeout(WITHIN, asking)
+                .await
+                .map_err(|_| format!("QEMU makes no process within {} s", WITHIN.as_secs()))?
+                .map_err(|e| e.to_string())?;
+            if !line.ends_with('\n') {
+                return Err("QEMU ended".into());
+            }
+            *control = Some(asked);
+            let pid = line.trim().parse().ok().and_then(Pid::from_raw);
+            let pid = pid.ok_or_else(|| line.trim().to_owned())?;
+            Process::adopt(pid, said).map_err(|e| e.to_string())
+        });
+        made.await.map_err(|e| e.to_string())?
     }
 }
 
@@ -189,7 +210,10 @@ impl Forking {
 
     /// Has clones be restored each by itself from now on, and says why.
     pub(crate) fn give_up(&self, why: &str) {
-        *self.state.borrow_mut() = State::GivenUp;
+        if matches!(self.state.replace(State::GivenUp), State::GivenUp) {
+            // The first one knew why.
+            return;
+        }
         let mut facts = self.facts.borrow_mut();
         facts.insert("clones".into(), format!("not forked: {why}"));
     }

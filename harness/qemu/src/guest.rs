@@ -96,12 +96,18 @@ impl Guest {
     pub(crate) async fn keep(mut self, file: OwnedFd, ready: Duration) -> Result<Record, String> {
         let ask = |e: AgentError| e.to_string();
         let state = self.agent.state().await.map_err(ask)?;
-        // Nothing may be on its way when it is stopped: its clones would get the other half.
-        self.agent.settle().await.map_err(ask)?;
-        // Every clone would have to go through what the kernel still has to do after that.
-        tokio::time::sleep(CALM).await;
+        self.rest().await?;
         self.emulator.save(file).await?;
         Ok(Record::new(self.identity, state, self.emulator.console.findings(0), ready))
+    }
+
+    /// Comes to rest before it is stopped.
+    async fn rest(&self) -> Result<(), String> {
+        // Nothing may be on its way then: clones would get the other half.
+        self.agent.settle().await.map_err(|e| e.to_string())?;
+        // Every clone would have to go through what the kernel still has to do after that.
+        tokio::time::sleep(CALM).await;
+        Ok(())
     }
 
     /// Has a clone do once what clones do first, come to rest as its template was, and stop. `state` is
@@ -117,8 +123,7 @@ impl Guest {
         self.agent.kill_all().await.map_err(ask)?;
         // Without anything that tells it from others, it gets ready to be told apart.
         self.agent.prepare(Setup::default()).await.map_err(ask)?;
-        self.agent.settle().await.map_err(ask)?;
-        tokio::time::sleep(CALM).await;
+        self.rest().await?;
         self.emulator.stop().await?;
         let console = &self.emulator.console;
         if now.taint != state.taint || !console.findings(0).is_empty() {

@@ -122,6 +122,18 @@ impl Kept for Warm {
     }
 }
 
+impl Warm {
+    /// Whether this is the kernel that was kept.
+    pub(crate) fn check(&self, runs: &Identity) -> Result<(), BootError> {
+        let kept = &self.record.identity;
+        if (&runs.release, &runs.version) == (&kept.release, &kept.version) {
+            return Ok(());
+        }
+        let message = format!("{} was kept, but {} answered", kept.release, runs.release);
+        Err(BootError::harness(FaultKind::Identity, message))
+    }
+}
+
 #[async_trait(?Send)]
 impl Template for Warm {
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
@@ -154,11 +166,7 @@ impl Template for Warm {
         let started = Guest::boot(start(how, setup));
         // Whatever is wrong with it, a later run boots a new one.
         let guest = started.await.inspect_err(|_| self.kept.discard())?;
-        let (runs, kept) = (guest.identity(), &self.record.identity);
-        if (&runs.release, &runs.version) != (&kept.release, &kept.version) {
-            let message = format!("{} was kept, but {} answered", kept.release, runs.release);
-            return Err(BootError::harness(FaultKind::Identity, message));
-        }
+        self.check(guest.identity())?;
         Ok(Box::new(guest))
     }
 }
@@ -246,7 +254,7 @@ fn leave_memory_out() -> qmp::migrate_set_capabilities {
 pub(crate) async fn save(qmp: &Qmp, socket: &OwnedFd, file: &OwnedFd) -> Result<(), String> {
     let failed = |what: &'static str| move |e: qapi::ExecuteError| format!("{what}: {e}");
     qmp.execute(leave_memory_out()).await.map_err(failed("leave the memory out"))?;
-    pass(socket.as_fd(), file.as_fd()).map_err(|e| format!("pass a descriptor: {e}"))?;
+    send_files(socket.as_fd(), &[file.as_fd()]).map_err(|e| format!("pass a descriptor: {e}"))?;
     let getfd = qmp::getfd { fdname: STATE_FD.into() };
     qmp.execute(getfd).await.map_err(failed("take a descriptor"))?;
     let migrate = qmp::migrate {
@@ -287,13 +295,8 @@ pub(crate) async fn restore(qmp: &Qmp, uri: &str, parked: bool) -> Result<(), qa
     Ok(())
 }
 
-/// Gives QEMU a descriptor: with a space, which means nothing between two commands, and before the
-/// command that takes it.
-fn pass(socket: BorrowedFd<'_>, file: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    send_files(socket, &[file])
-}
-
-/// Sends descriptors, at most eight, with a space.
+/// Sends descriptors, at most eight, with a space. To QMP that means nothing between two commands; they
+/// come before the command that takes them.
 pub(crate) fn send_files(
     socket: BorrowedFd<'_>,
     files: &[BorrowedFd<'_>],

@@ -3,12 +3,11 @@
 
 use std::arch::asm;
 use std::ffi::{c_int, c_long, c_void};
+use std::fmt;
 use std::fs;
 use std::io;
 use std::ptr;
-use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst,
-};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use rustix::process::Pid;
 
@@ -17,8 +16,39 @@ use rustix::process::Pid;
 const SIGNAL: c_int = libc::SIGILL;
 /// Threads that can be held.
 const THREADS: usize = 64;
-/// Longest that a thread has to get there: it may be deep in the kernel.
-static WITHIN: libc::timespec = libc::timespec { tv_sec: 2, tv_nsec: 0 };
+/// Seconds that they have to get there: one may be deep in the kernel.
+const WITHIN: i64 = 5;
+
+/// What makes a new process: with this alone, its end is told to QEMU's parent as QEMU's own is.
+pub(super) const FORK: u64 = libc::CLONE_PARENT as u64;
+
+/// Why there is no new process. Made where nothing may be allocated.
+#[derive(Clone, Copy)]
+pub(super) struct Failure {
+    what: &'static str,
+    errno: i32,
+}
+
+impl Failure {
+    /// With what the last system call says of it.
+    pub(super) fn now(what: &'static str) -> Self {
+        Self { what, errno: io::Error::last_os_error().raw_os_error().unwrap_or_default() }
+    }
+
+    const fn of(what: &'static str) -> Self {
+        Self { what, errno: 0 }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)?;
+        if self.errno != 0 {
+            write!(f, ": {}", io::Error::from_raw_os_error(self.errno))?;
+        }
+        Ok(())
+    }
+}
 
 /// What a thread is made of.
 struct Held {
@@ -49,12 +79,9 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 static ROUND: AtomicU32 = AtomicU32::new(0);
 /// Threads are to be held.
 static HOLDING: AtomicBool = AtomicBool::new(false);
-/// Its process.
-static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// Has threads be held when they are asked to.
 pub(super) fn hold_on_request() -> io::Result<()> {
-    PROCESS.store(rustix::process::getpid().as_raw_pid(), SeqCst);
     // SAFETY: all zeroes are a value of this type; the handler keeps to what handlers may do.
     let set = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -134,7 +161,7 @@ fn wait(word: &AtomicU32, value: u32, limit: *const libc::timespec) {
 
 fn wake(word: &AtomicU32) {
     let how = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
-    // SAFETY: as above.
+    // SAFETY: the kernel only looks for those who wait at this address.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), how, c_int::MAX) };
 }
 
@@ -161,43 +188,53 @@ pub(super) fn process_name() -> [u64; 2] {
     })
 }
 
-/// All threads but this one, held until this is dropped. Nothing may be allocated until then.
+/// All threads but this one, held until this is dropped.
+///
+/// One of them may hold what the heap is locked by. So nothing may be allocated until then, nor in the new
+/// process before they go on.
 pub(super) struct Parked {
     count: usize,
 }
 
 impl Parked {
-    /// Holds these threads, which have to be all others.
-    pub(super) fn new(others: &[i32]) -> Result<Self, &'static str> {
+    /// Holds these threads, which have to be all others. After a failure it may not be tried again: one of
+    /// them may only then come to be held.
+    pub(super) fn new(others: &[i32]) -> Result<Self, Failure> {
         if others.len() > THREADS {
-            return Err("it has too many threads");
+            return Err(Failure::of("it has too many threads"));
         }
         COUNT.store(0, SeqCst);
         HELD.iter().for_each(|held| held.ready.store(0, SeqCst));
         HOLDING.store(true, SeqCst);
         let parked = Self { count: others.len() };
-        let process = PROCESS.load(SeqCst);
+        let process = rustix::process::getpid().as_raw_pid();
         for &thread in others {
             // SAFETY: they have a handler for it.
             if unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGNAL) } != 0 {
-                return Err("a thread ended");
+                return Err(Failure::now("a thread can't be told to hold"));
             }
         }
+        let deadline = now() + WITHIN;
+        let look_again = libc::timespec { tv_sec: 1, tv_nsec: 0 };
         for held in &HELD[..parked.count] {
-            // Woken for no reason is as good as late: it would be tried again some other time.
             while held.ready.load(SeqCst) == 0 {
-                let before = now();
-                wait(&held.ready, 0, &raw const WITHIN);
-                if held.ready.load(SeqCst) == 0 && now() - before >= WITHIN.tv_sec {
-                    return Err("a thread does not hold");
+                if now() > deadline {
+                    return Err(Failure::of("a thread does not hold"));
                 }
+                wait(&held.ready, 0, &raw const look_again);
             }
             if held.number.load(SeqCst) == 0 {
-                return Err("this kernel does not tell where a thread's number is kept");
+                return Err(Failure::of(
+                    "the kernel does not tell where a thread's number is kept",
+                ));
             }
         }
         // One more would be missing in the new process.
-        if threads() == Some(parked.count + 1) { Ok(parked) } else { Err("a thread was started") }
+        if threads() == Some(parked.count + 1) {
+            Ok(parked)
+        } else {
+            Err(Failure::of("a thread was started"))
+        }
     }
 
     /// Makes a process of this name, which gets ready and then goes on as this one would. Gives its
@@ -205,14 +242,10 @@ impl Parked {
     pub(super) fn fork(
         &self,
         name: &[u64; 2],
-        ready: impl FnOnce() -> Result<(), &'static str>,
-    ) -> Result<i32, &'static str> {
-        // With this, the end of the new process is told to QEMU's parent as that of QEMU is.
-        // SAFETY: all zeroes are a value of this type.
-        let mut how: libc::clone_args = unsafe { std::mem::zeroed() };
-        how.flags = libc::CLONE_PARENT as u64;
+        ready: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<i32, Failure> {
         // SAFETY: like `fork`, which would also run what only another new process needs.
-        let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const how, size_of_val(&how)) };
+        let made = unsafe { libc::syscall(libc::SYS_clone, FORK, 0_u64, 0_u64, 0_u64, 0_u64) };
         match made {
             0 => match ready().and_then(|()| self.revive()) {
                 Ok(()) => {
@@ -224,14 +257,14 @@ impl Parked {
                 }
                 Err(why) => fail(why),
             },
-            1.. => i32::try_from(made).map_err(|_| "its number is too large"),
-            _ => Err("the kernel makes no process"),
+            1.. => i32::try_from(made).map_err(|_| Failure::of("its number is too large")),
+            _ => Err(Failure::now("the kernel makes no process")),
         }
     }
 
     /// In the new process: makes the threads that were held, which go on at once.
-    fn revive(&self) -> Result<(), &'static str> {
-        let flags = libc::CLONE_VM
+    fn revive(&self) -> Result<(), Failure> {
+        let flags = (libc::CLONE_VM
             | libc::CLONE_FS
             | libc::CLONE_FILES
             | libc::CLONE_SIGHAND
@@ -239,7 +272,7 @@ impl Parked {
             | libc::CLONE_SYSVSEM
             | libc::CLONE_SETTLS
             | libc::CLONE_PARENT_SETTID
-            | libc::CLONE_CHILD_CLEARTID;
+            | libc::CLONE_CHILD_CLEARTID) as u64;
         HOLDING.store(false, SeqCst);
         for held in &HELD[..self.count] {
             // A thread begins with the name of the one that made it.
@@ -269,7 +302,7 @@ impl Parked {
                 );
             }
             if made < 0 {
-                return Err("the kernel makes no thread");
+                return Err(Failure::of("the kernel makes no thread"));
             }
         }
         Ok(())
@@ -308,20 +341,26 @@ fn threads() -> Option<usize> {
 }
 
 /// In a new process: ends with the thread that started QEMU.
-pub(super) fn belong_to(parent: Pid) -> Result<(), &'static str> {
+pub(super) fn belong_to(parent: Pid) -> Result<(), Failure> {
     // SAFETY: system calls with numbers.
     let belongs = unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0
             && libc::getppid() == parent.as_raw_pid()
     };
-    if belongs { Ok(()) } else { Err("it has no parent to end with") }
+    if belongs { Ok(()) } else { Err(Failure::of("it has no parent to end with")) }
+}
+
+/// Ends a new process that nobody will know of.
+pub(super) fn kill(process: i32) {
+    // SAFETY: a process of ours.
+    unsafe { libc::kill(process, libc::SIGKILL) };
 }
 
 /// In a new process that can't go on.
-fn fail(why: &'static str) -> ! {
-    // SAFETY: writes and ends.
+fn fail(why: Failure) -> ! {
+    // SAFETY: writes bytes that are there, and ends.
     unsafe {
-        libc::write(2, why.as_ptr().cast(), why.len());
+        libc::write(2, why.what.as_ptr().cast(), why.what.len());
         libc::_exit(70)
     }
 }
