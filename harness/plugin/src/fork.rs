@@ -17,12 +17,12 @@
 //! A process that forks has one thread. So all threads but ours are first held in a signal handler, where
 //! the kernel has left all that makes a thread what it was in a frame on its stack. In the new process a
 //! thread with the same stack and thread-local storage is made for each, which begins by returning from
-//! that handler. A thread that waited in the kernel begins to wait again.
+//! that handler, with another number. Only threads that wait in the kernel are made so, and begin to wait
+//! again: one that works may hold a mutex that knows it by its number.
 //!
 //! # Limits
 //! Memory that is shared, and what else both processes could notice of each other (a socket that QEMU has
-//! opened, an epoll in use, an io_uring, a virtual machine of KVM's), is refused. A mutex that knows its owner by
-//! number could not be unlocked in the new process; QEMU holds none while it waits. `sched_getcpu` may give the CPU of
+//! opened, an epoll in use, an io_uring, a virtual machine of KVM's), is refused. `sched_getcpu` may give the CPU of
 //! long ago there, and a shadow stack is not made anew.
 
 mod descriptors;
@@ -33,6 +33,7 @@ use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -43,6 +44,10 @@ use seccompiler::{
 
 use descriptors::Descriptors;
 use threads::{Failure, Parked};
+
+/// Longest that QEMU's threads have to come to rest, and between two looks.
+const WITHIN: Duration = Duration::from_secs(5);
+const BREATH: Duration = Duration::from_millis(1);
 
 /// What was asked for on the command line.
 #[derive(Debug, PartialEq, Eq)]
@@ -205,17 +210,32 @@ impl Server {
         let unused = |fd, identity| self.inherited.contains(&(fd, identity)) || new.contains(&fd);
         let mut descriptors = Descriptors::find(&self.replace, unused)?;
         let parent = rustix::process::getppid().ok_or("QEMU's parent is gone")?;
-        let (others, name) = (threads::others()?, threads::process_name());
-        let made = Parked::new(&others).and_then(|parked| {
-            descriptors.look();
-            parked.fork(&name, || {
-                let closed = self.control.as_raw_fd();
-                descriptors.replace(&new, closed)?;
-                threads::belong_to(parent)?;
-                seccompiler::apply_filter(&self.restricted)
-                    .map_err(|_| Failure::now("it can't be restricted"))
-            })
-        });
+        let name = threads::process_name();
+        let deadline = Instant::now() + WITHIN;
+        let made = loop {
+            let others = threads::others()?;
+            let made = Parked::new(&others).and_then(|parked| {
+                let Some(parked) = parked else { return Ok(None) };
+                descriptors.look();
+                let made = parked.fork(&name, || {
+                    let closed = self.control.as_raw_fd();
+                    descriptors.replace(&new, closed)?;
+                    threads::belong_to(parent)?;
+                    seccompiler::apply_filter(&self.restricted)
+                        .map_err(|_| Failure::now("it can't be restricted"))
+                });
+                made.map(Some)
+            });
+            match made {
+                Ok(Some(process)) => break Ok(process),
+                Ok(None) if Instant::now() > deadline => {
+                    break Err(Failure::of("its threads are never all at rest"));
+                }
+                // It has only just stopped the guest, or answered.
+                Ok(None) => std::thread::sleep(BREATH),
+                Err(why) => break Err(why),
+            }
+        };
         made.map_err(|why| format!("it can't be forked: {why}"))
     }
 }

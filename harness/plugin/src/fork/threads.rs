@@ -35,7 +35,7 @@ impl Failure {
         Self { what, errno: io::Error::last_os_error().raw_os_error().unwrap_or_default() }
     }
 
-    const fn of(what: &'static str) -> Self {
+    pub(super) const fn of(what: &'static str) -> Self {
         Self { what, errno: 0 }
     }
 }
@@ -60,9 +60,14 @@ struct Held {
     number: AtomicU64,
     /// Its name.
     name: [AtomicU64; 2],
-    /// 1 when all that is known.
+    /// [`WAITED`] or [`WORKED`] when all that is known.
     ready: AtomicU32,
 }
+
+/// The thread waited in the kernel, for others or for what comes from outside.
+const WAITED: u32 = 1;
+/// It did not: it may hold a mutex that knows it by its number, and could not unlock it under another.
+const WORKED: u32 = 2;
 
 static HELD: [Held; THREADS] = [const {
     Held {
@@ -139,13 +144,32 @@ extern "C" fn hold(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         held.name.iter().zip(name).for_each(|(held, name)| held.store(name, SeqCst));
         held.number.store(if known { number } else { 0 }, SeqCst);
         restore();
-        held.ready.store(1, SeqCst);
+        // SAFETY: it is what the kernel passes to a handler of this kind.
+        let waited = unsafe { waited(&*context.cast()) };
+        held.ready.store(if waited { WAITED } else { WORKED }, SeqCst);
         wake(&held.ready);
     }
     while ROUND.load(SeqCst) == round {
         wait(&ROUND, round, ptr::null());
     }
     restore();
+}
+
+/// Whether a thread that was interrupted waited in the kernel: its system call was interrupted, or is to be
+/// made once more.
+///
+/// # Safety
+/// The context is of a thread of this process.
+unsafe fn waited(context: &libc::ucontext_t) -> bool {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    let register = |number: c_int| context.uc_mcontext.gregs[number.cast_unsigned() as usize];
+    let (result, at) = (register(libc::REG_RAX), register(libc::REG_RIP) as *const [u8; 2]);
+    // SAFETY: both are code, which the thread has executed or is about to.
+    let (before, next) = unsafe { (at.byte_sub(2).read_unaligned(), at.read_unaligned()) };
+    let operation = register(libc::REG_RSI) as c_int & libc::FUTEX_CMD_MASK;
+    let waits = matches!(operation, libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET);
+    before == SYSCALL && result == -i64::from(libc::EINTR)
+        || next == SYSCALL && result == libc::SYS_futex && waits
 }
 
 /// `ARCH_GET_FS` of `asm/prctl.h`.
@@ -197,9 +221,9 @@ pub(super) struct Parked {
 }
 
 impl Parked {
-    /// Holds these threads, which have to be all others. After a failure it may not be tried again: one of
-    /// them may only then come to be held.
-    pub(super) fn new(others: &[i32]) -> Result<Self, Failure> {
+    /// Holds these threads, which have to be all others; gives nothing when one of them did not wait. After a
+    /// failure it may not be tried again: one of them may only then come to be held.
+    pub(super) fn new(others: &[i32]) -> Result<Option<Self>, Failure> {
         if others.len() > THREADS {
             return Err(Failure::of("it has too many threads"));
         }
@@ -230,11 +254,11 @@ impl Parked {
             }
         }
         // One more would be missing in the new process.
-        if threads() == Some(parked.count + 1) {
-            Ok(parked)
-        } else {
-            Err(Failure::of("a thread was started"))
+        if threads() != Some(parked.count + 1) {
+            return Err(Failure::of("a thread was started"));
         }
+        let waited = |held: &Held| held.ready.load(SeqCst) == WAITED;
+        Ok(HELD[..parked.count].iter().all(waited).then_some(parked))
     }
 
     /// Makes a process of this name, which gets ready and then goes on as this one would. Gives its
