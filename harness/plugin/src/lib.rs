@@ -1,7 +1,7 @@
 //! What kgate loads into QEMU as a plugin of its emulation: it counts the instructions that a guest
 //! executes, by address, or makes new processes of a guest that is stopped.
 //!
-//! The latter is [`fork`]'s; all else here counts.
+//! The latter is `fork`'s; all else here counts.
 //!
 //! `-plugin FILE,out=PATH[,stacks=on]`. FILE may be a descriptor, as `/proc/self/fd/9`, and so may
 //! PATH. Each instruction of the guest's kernel (at an address with the top bit set) gets a counter
