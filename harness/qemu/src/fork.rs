@@ -10,9 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kgate_machine::Agent;
-use kgate_machine::Machine as _;
 use kgate_machine::process::Process;
+use kgate_machine::{Agent, BootError, Machine as _};
 use kgate_model::wire::Setup;
 use qapi::qmp;
 use rustix::process::Pid;
@@ -24,13 +23,13 @@ use tokio::time::timeout;
 
 use crate::accel::Accel;
 use crate::args::{Channel, Forks};
-use crate::emulator::{Emulator, From, pair};
+use crate::emulator::{Emulator, pair};
 use crate::exact::memory;
 use crate::fresh::fresh;
-use crate::guest::{Guest, How, Start};
+use crate::guest::{Guest, Start};
 use crate::load::Seat;
 use crate::pool::Facts;
-use crate::template::{MEMORY, STATE, Warm, clone_of, send_files};
+use crate::template::{Warm, send_files};
 
 /// Clones that are started one by one before there is a parent: it takes as long as three of them.
 const ALONE: u32 = 2;
@@ -56,32 +55,30 @@ impl Parent {
     /// Restores a clone, has it do what clones do, and stops it.
     async fn start(warm: &Warm) -> Result<Self, String> {
         let broken = |e: std::io::Error| e.to_string();
+        let why = |e: BootError| e.fault.message;
         let plugin = warm.plugin.ok_or("this build has no plugin that forks")?;
         let plugin = memory("kgate-plugin", plugin.0).map_err(broken)?;
-        let state: OwnedFd = std::fs::File::open(warm.kept.path(STATE)).map_err(broken)?.into();
         let (control, their_control) = pair().map_err(broken)?;
         let (mut qmp, their_qmp) = pair().map_err(broken)?;
-        let mut spec = clone_of(&warm.spec, &warm.spec.name, warm.kept.path(MEMORY));
-        spec.forks = Some(Forks {
+        let forks = Forks {
             plugin_fd: plugin.as_raw_fd(),
             control_fd: their_control.as_raw_fd(),
             qmp_fd: their_qmp.as_raw_fd(),
             replace: Vec::new(),
-        });
-        let (spec, begin) = (Box::new(spec), From::State(state));
+        };
         let inherit = vec![plugin, their_control, their_qmp];
         let seat = Rc::new(warm.load.template(OWN));
         let guest = Guest::boot(Start {
-            how: How::Launch { qemu: &warm.qemu, spec, begin, inherit },
-            setup: Setup { fresh: Some(fresh().map_err(|e| e.fault.message)?), ..Setup::default() },
+            how: warm.restore(&warm.spec.name, Some(forks), inherit).map_err(why)?,
+            setup: Setup { fresh: Some(fresh().map_err(why)?), ..Setup::default() },
             loadable: warm.kit.loadable.clone(),
             console: "/dev/null".as_ref(),
             kernel_log: None,
             deadline: WITHIN,
             seat: Rc::clone(&seat),
         });
-        let guest = guest.await.map_err(|e| e.fault.message)?;
-        warm.check(guest.identity()).map_err(|e| e.fault.message)?;
+        let guest = guest.await.map_err(why)?;
+        warm.check(guest.identity()).map_err(why)?;
         let (agent, emulator) = guest.rehearse(&warm.record.state).await?;
         let greeting = greeting(&mut qmp).await.map_err(broken)?;
         let control = Arc::new(Mutex::new(Some(BufReader::new(control))));

@@ -25,7 +25,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::args::{Begin, GuestSpec, MemoryFile, arguments};
+use crate::args::{Begin, Forks, GuestSpec, MemoryFile, arguments};
 use crate::emulator::{From, Qmp};
 use crate::exact::Plugin;
 use crate::fork::Forking;
@@ -123,6 +123,22 @@ impl Kept for Warm {
 }
 
 impl Warm {
+    /// How a clone is restored; `inherit` is what `forks` names.
+    pub(crate) fn restore(
+        &self,
+        name: &str,
+        forks: Option<Forks>,
+        inherit: Vec<OwnedFd>,
+    ) -> Result<How<'_>, BootError> {
+        let state = File::open(self.kept.path(STATE)).map_err(|e| {
+            let message = format!("the template's state can't be read: {e}");
+            BootError::harness(FaultKind::Controller, message)
+        })?;
+        let spec = clone_of(&self.spec, name, self.kept.path(MEMORY));
+        let spec = Box::new(GuestSpec { forks, ..spec });
+        Ok(How::Launch { qemu: &self.qemu, spec, begin: From::State(state.into()), inherit })
+    }
+
     /// Whether this is the kernel that was kept.
     pub(crate) fn check(&self, runs: &Identity) -> Result<(), BootError> {
         let kept = &self.record.identity;
@@ -138,10 +154,6 @@ impl Warm {
 impl Template for Warm {
     async fn start(&self, request: &CloneRequest) -> Result<Box<dyn Machine>, BootError> {
         let seat = Rc::new(self.load.clone_of(&self.shape));
-        let state = File::open(self.kept.path(STATE)).map_err(|e| {
-            let message = format!("the template's state can't be read: {e}");
-            BootError::harness(FaultKind::Controller, message)
-        })?;
         let setup =
             Setup { network: self.shape.network, fresh: Some(fresh()?), ..Setup::default() };
         let start = |how, setup| Start {
@@ -160,10 +172,7 @@ impl Template for Warm {
                 Err(error) => self.forks.give_up(&error.fault.message),
             }
         }
-        let spec = Box::new(clone_of(&self.spec, &request.name, self.kept.path(MEMORY)));
-        let begin = From::State(state.into());
-        let how = How::Launch { qemu: &self.qemu, spec, begin, inherit: Vec::new() };
-        let started = Guest::boot(start(how, setup));
+        let started = Guest::boot(start(self.restore(&request.name, None, Vec::new())?, setup));
         // Whatever is wrong with it, a later run boots a new one.
         let guest = started.await.inspect_err(|_| self.kept.discard())?;
         self.check(guest.identity())?;
